@@ -1,0 +1,145 @@
+"""An image and what is known about its noise, as one object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snrecon.data.geometry import Geometry
+
+CONVENTION = (
+    "Thermal noise is circular complex Gaussian with E[n n^H] = Psi per k-space sample; centred "
+    "orthonormal Fourier transform. sigma: standard deviation of the magnitude image to first "
+    "order, SD(Re(conj(u) dx)) with u = exp(i arg x). sigma_complex: sqrt(E|dx|^2). sigma_phase: "
+    "SD(Im(conj(u) dx)) / |x|, radians. snr = |x| / sigma. g_factor = sigma / (sigma_full sqrt(R)) "
+    "with sigma_full of optimal fully sampled SENSE and R = grid points over sampled points. "
+    "standard_error: absolute standard error of sigma."
+)
+
+LOW_SNR = 3.0
+"""Below this SNR the first-order sigma is not the SD of the Rician magnitude."""
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseMap:
+    """Image, noise maps and how they were found; what rescales one rescales all.
+
+    All maps have the shape of the image: ``(*grid)``, or ``(slice, ky, kx)`` for a stack.
+    A quantity that does not exist for the method is None.
+    """
+
+    image: Tensor
+    """Complex (or real, for methods defined on magnitudes), in image units."""
+    sigma: Tensor
+    """SD of the magnitude image to first order, real, image units."""
+    sigma_complex: Tensor
+    """``sqrt(E|dx|^2)``, real, image units."""
+    snr: Tensor
+    """``|image| / sigma``; 0 where the image is exactly zero by construction."""
+    sigma_phase: Tensor | None = None
+    """SD of the phase, radians."""
+    g_factor: Tensor | None = None
+    """Noise amplification against optimal fully sampled SENSE beyond sqrt(R)."""
+    standard_error: Tensor | None = None
+    """Absolute standard error of ``sigma``, image units; zero for exact and analytic maps."""
+    covariance: Tensor | None = None
+    """``(3, ...)`` real: Var of the component along the image's phase, Var of the component across
+    it, and their covariance: the 2x2 covariance of ``conj(u) dx``, (image units)^2."""
+    estimator: str = ""
+    """``analytic``, ``exact``, ``sketch`` or ``replicas``."""
+    passes: float = 0.0
+    """Network-pass equivalents: a JVP or a replica is 1, a VJP counts at its measured cost."""
+    seed: int | None = None
+    """Seed of the probes; None for estimators without randomness."""
+    convention: str = CONVENTION
+    """What the quantities mean."""
+    frozen: tuple[str, ...] = ()
+    """What was treated as known instead of as computed from the noisy data."""
+    method: str = ""
+    """The reconstruction."""
+    units: str = "image units of the reconstruction (k-space units, orthonormal Fourier transform)"
+    """Unit of image and sigma."""
+    acceleration: float = 1.0
+    """True acceleration R."""
+    geometry: Geometry | None = None
+    """Voxel size and orientation."""
+    layout: str = "grid"
+    """``"grid"`` or ``"stack"``."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """Further facts: why an estimator was chosen, tolerance reached, noise source, lambda."""
+
+    @property
+    def low_snr(self) -> Tensor:
+        """Boolean: voxels with ``|x| < 3 sigma``, where first order is not the Rician SD."""
+        return (self.image.abs() < LOW_SNR * self.sigma) & (self.sigma > 0)
+
+    @property
+    def relative_error(self) -> float:
+        """RMS over voxels with ``|x| >= 3 sigma`` of the relative standard error of sigma."""
+        if self.standard_error is None:
+            return 0.0
+        return relative_error(self.image, self.sigma, self.standard_error)
+
+    def scale(self, factor: float) -> NoiseMap:
+        """The same result for an image multiplied by a real ``factor`` (of either sign).
+
+        Image, sigma, sigma_complex, standard error and covariance follow; SNR, g-factor and
+        phase noise do not change.
+        """
+        size = abs(factor)
+        if not (0 < size < float("inf")):
+            raise ValueError(f"a noise map can only be scaled by a finite non-zero factor, not {factor}.")
+        return replace(
+            self,
+            image=self.image * factor,
+            sigma=self.sigma * size,
+            sigma_complex=self.sigma_complex * size,
+            standard_error=None if self.standard_error is None else self.standard_error * size,
+            covariance=None if self.covariance is None else self.covariance * factor**2,
+            units=self.units if factor == 1 else f"{factor:g} x ({self.units})",
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write to ``.h5``, ``.npz``, ``.nii.gz`` or BART ``.cfl`` by the name's ending."""
+        from importlib import import_module  # the file formats lie above this layer
+
+        import_module("snrecon.io").save(self, path)
+
+    @staticmethod
+    def load(path: str | Path) -> NoiseMap:
+        """Read a result written as ``.h5`` or ``.npz``."""
+        from importlib import import_module
+
+        result = import_module("snrecon.io").load_result(path)
+        assert isinstance(result, NoiseMap)
+        return result
+
+    def __repr__(self) -> str:
+        shape = "x".join(str(n) for n in self.image.shape)
+        maps = [n for n in ("sigma_phase", "g_factor", "standard_error") if getattr(self, n) is not None]
+        inside = ~self.low_snr & (self.sigma > 0)
+        median = float(self.sigma[inside].median()) if bool(inside.any()) else float("nan")
+        return (
+            f"NoiseMap({shape}, method={self.method or 'callable'}, estimator={self.estimator}, "
+            f"passes={self.passes:g}, median sigma={median:.4g}, relative error="
+            f"{self.relative_error:.2%}, with {', '.join(['sigma', 'sigma_complex', 'snr', *maps])})"
+        )
+
+
+def relative_error(image: Tensor, sigma: Tensor, standard_error: Tensor) -> float:
+    """RMS over voxels with ``|x| >= 3 sigma`` of ``standard_error / sigma``.
+
+    When no voxel reaches that SNR, over all voxels with noise; 0 when there is no noise at all.
+    """
+    noisy = sigma > 0
+    chosen = noisy & (image.abs() >= LOW_SNR * sigma)
+    if not bool(chosen.any()):
+        chosen = noisy
+    if not bool(chosen.any()):
+        return 0.0
+    ratio = standard_error[chosen] / sigma[chosen]
+    return float(torch.sqrt(torch.mean(ratio.double() ** 2)))

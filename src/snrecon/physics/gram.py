@@ -1,0 +1,112 @@
+"""Fast forms of the Gram operator ``A^H A`` of Cartesian encoding.
+
+A mask that does not vary along an axis makes the Fourier transform along it drop out. When it
+varies along one axis only, what is left is a small dense matrix per line of voxels along that axis
+(Toeplitz point-spread function times coil overlap), which is cheaper to apply than Fourier
+transforms of every coil, and can be factorised exactly.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from snrecon.physics.fourier import fft, ifft
+from snrecon.physics.operators import LinearOperator
+
+DENSE_LIMIT = 2**29
+"""Largest dense Gram matrix, bytes, that is chosen over Fourier transforms."""
+
+
+def varying_axes(mask: Tensor) -> tuple[int, ...]:
+    """Axes (negative) along which the boolean mask ``(*grid)`` changes."""
+    axes = []
+    for axis in range(-mask.ndim, 0):
+        first = mask.narrow(axis, 0, 1)
+        if bool((mask != first).any()):
+            axes.append(axis)
+    return tuple(axes)
+
+
+def encoding_gram(maps: Tensor, mask: Tensor) -> LinearOperator:
+    """``A^H A`` of ``A = M F S`` in its cheapest exact form.
+
+    Args:
+        maps: ``(coil, *grid)``.
+        mask: Boolean ``(*grid)``.
+    """
+    axes = varying_axes(mask)
+    if len(axes) == 1:
+        length = mask.shape[axes[0]]
+        if mask.numel() * length * maps.element_size() <= DENSE_LIMIT:
+            return LineGram(maps, mask, axes[0])
+    return FourierGram(maps, mask, axes)
+
+
+class FourierGram(LinearOperator):
+    """``A^H A`` by Fourier transforms along the axes where the mask varies."""
+
+    def __init__(self, maps: Tensor, mask: Tensor, axes: tuple[int, ...] | None = None) -> None:
+        self.maps = maps
+        self.axes = varying_axes(mask) if axes is None else axes
+        self.domain = self.range = tuple(mask.shape)
+        # The mask is constant along the other axes: any index there will do.
+        selector = tuple(slice(None) if i - mask.ndim in self.axes else slice(0, 1)
+                         for i in range(mask.ndim))
+        self.mask = mask[selector]
+
+    def _forward(self, x: Tensor) -> Tensor:
+        coil = -1 - len(self.domain)
+        images = self.maps * x.unsqueeze(coil)
+        if self.axes:
+            images = ifft(fft(images, self.axes) * self.mask, self.axes)
+        elif not bool(self.mask.all()):
+            images = images * self.mask
+        return (self.maps.conj() * images).sum(dim=coil)
+
+    _adjoint = _forward
+
+
+class LineGram(LinearOperator):
+    """``A^H A`` as one dense Hermitian matrix for every line of voxels along ``axis``.
+
+    ``matrix`` is ``(lines, n, n)``: entry ``[j, k]`` couples voxels j and k of the line.
+    """
+
+    def __init__(self, maps: Tensor, mask: Tensor, axis: int) -> None:
+        self.domain = self.range = tuple(mask.shape)
+        self.axis = axis
+        n = mask.shape[axis]
+        profile = mask.movedim(axis, -1).reshape(-1, n)[0]
+        spread = _point_spread(profile, maps.dtype)  # (n, n) Toeplitz
+        lines = maps.movedim(axis, -1).reshape(maps.shape[0], -1, n)  # (coil, line, n)
+        overlap = torch.einsum("clj,clk->ljk", lines.conj(), lines)
+        self.matrix = overlap * spread
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return from_lines(self.matrix @ to_lines(x, self.axis, self.domain), x, self.axis, self.domain)
+
+    _adjoint = _forward
+
+
+def _point_spread(profile: Tensor, dtype: torch.dtype) -> Tensor:
+    """``F^H diag(profile) F`` for one line of n points, ``(n, n)``."""
+    n = profile.shape[0]
+    eye = torch.eye(n, dtype=torch.complex128, device=profile.device)
+    columns = ifft(fft(eye, (-1,)) * profile, (-1,))  # row r holds the response to voxel r
+    return columns.mT.to(dtype)
+
+
+def to_lines(x: Tensor, axis: int, grid: tuple[int, ...]) -> Tensor:
+    """``(*batch, *grid)`` to ``(lines, n, batch)`` with n along ``axis``."""
+    n = grid[axis]
+    batch = x.ndim - len(grid)
+    moved = x.movedim(axis, -1).reshape(*x.shape[:batch], -1, n)
+    return moved.reshape(-1, moved.shape[-2], n).permute(1, 2, 0)
+
+
+def from_lines(lines: Tensor, like: Tensor, axis: int, grid: tuple[int, ...]) -> Tensor:
+    """Inverse of :func:`to_lines` for an array shaped as ``like``."""
+    others = [n for i, n in enumerate(grid) if i - len(grid) != axis]
+    batch = like.shape[: like.ndim - len(grid)]
+    return lines.permute(2, 0, 1).reshape(*batch, *others, grid[axis]).movedim(-1, axis)

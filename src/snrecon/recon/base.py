@@ -1,0 +1,72 @@
+"""What every reconstruction is: something that binds to a scan and becomes a function of k-space."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snrecon.data import Scan
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """A reconstruction bound to one scan: ``f``, k-space ``(..., coil, *grid)`` to image
+    ``(..., *grid)``, with what the noise estimators need to know about it.
+
+    ``f`` takes k-space in the scan's own coil basis and units, and is usable under ``torch.func``
+    jvp, vjp and vmap.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    """The function itself; leading batch axes are allowed."""
+    method: str
+    """Name of the method, as on the command line."""
+    frozen: tuple[str, ...] = ()
+    """What was computed from the data but is treated as known."""
+    linear: bool = False
+    """f is real-linear in k-space, so that ``J v = f(v)`` exactly."""
+    maps: Tensor | None = None
+    """Whitened coil maps ``(coil, *grid)`` that set the image's units; they define the optimal
+    fully sampled noise and so the g-factor. None when the image has other units (RSS)."""
+    linearize: Callable[[Tensor], tuple[Tensor, Callable[[Tensor], Tensor]]] | None = None
+    """Optional fast path: k-space to ``(image, jvp)`` where ``jvp`` maps a batch of tangents
+    ``(batch, coil, *grid)`` to ``(batch, *grid)``."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """Facts for the metadata: lambda, iterations, source of the maps, weights."""
+
+    def __call__(self, kspace: Tensor) -> Tensor:
+        """Reconstruct ``kspace`` ``(..., coil, *grid)``."""
+        return self.function(kspace)
+
+
+class Reconstructor(ABC):
+    """A reconstruction method with its settings.
+
+    ``recon.bind(scan)`` fixes everything that belongs to the scan (mask, maps, noise covariance,
+    lambda) and returns the function of k-space; ``recon(scan)`` is ``recon.bind(scan)(scan.kspace)``.
+    """
+
+    name: str = ""
+
+    @abstractmethod
+    def bind(self, scan: Scan, generator: torch.Generator | None = None) -> Bound:
+        """Bind to a scan of one slice or one 3D grid (not a stack: bind each slice).
+
+        Args:
+            scan: What is reconstructed.
+            generator: Source of randomness for methods that draw; the others ignore it.
+        """
+
+    def __call__(self, scan: Scan) -> Tensor:
+        """Image ``(*grid)``, or ``(slice, ky, kx)`` for a stack."""
+        images = [self.bind(one)(one.kspace) for one in scan]
+        return images[0] if scan.layout == "grid" else torch.stack(images)
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if not k.startswith("_"))
+        return f"{type(self).__name__}({settings})"
