@@ -269,7 +269,7 @@ def _poisson(
 ) -> np.ndarray:
     plane = (1, *shape) if len(shape) == 1 else shape
     wanted = round(block.size / acceleration)
-    mask = poisson_disc((plane[0], plane[1]), wanted, block.reshape(plane), rng)
+    mask, _ = poisson_disc((plane[0], plane[1]), wanted, block.reshape(plane), rng)
     return mask.reshape(shape)
 
 

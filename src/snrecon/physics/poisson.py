@@ -10,15 +10,17 @@ QUANTUM = 32
 
 def poisson_disc(
     shape: tuple[int, int], wanted: int, kept: np.ndarray, generator: np.random.Generator
-) -> np.ndarray:
+) -> tuple[np.ndarray, float]:
     """A pattern of exactly ``wanted`` points that keep a distance growing with ``|k|``.
 
     Grid points are visited in random order. A point is taken unless an earlier one lies closer
-    than that earlier point's exclusion radius ``1 + slope * |k|`` (grid steps along the longest
-    axis, ``|k| = 1`` at the middle of an edge; along a shorter axis the radius shrinks with the
-    axis, but not below one step). Samples of the disc pattern at p and q are therefore at least
-    ``min(radius(p), radius(q))`` apart. The slope comes from bisection; the few points in excess
-    are then dropped at random, which keeps every distance.
+    than that earlier point's exclusion radius ``r = 1 + slope * |k|`` (grid steps along the
+    longest axis, ``|k| = 1`` at the middle of an edge; along a shorter axis the radius shrinks
+    with the axis, but not below one step). Few distances occur on a grid, so that the density
+    would fall in steps as r grows; each point's ``r^2`` is therefore lowered by a random part of
+    one squared step. Samples of the disc pattern at p and q are at least
+    ``sqrt(min(r(p), r(q))^2 - 1)`` apart. The slope comes from bisection; the few points in
+    excess are then dropped at random, which keeps every distance.
 
     The density model is the one of Lustig et al., Magn. Reson. Med. 58 (2007), in the disc form
     that is usual for two phase-encoding directions.
@@ -31,29 +33,32 @@ def poisson_disc(
         generator: Source of randomness.
 
     Returns:
-        Boolean ``(n, m)`` with ``wanted`` points (more only if ``kept`` has more).
+        The pattern, boolean ``(n, m)`` with ``wanted`` points (more only if ``kept`` has more),
+        and the slope.
     """
     order = generator.permutation(shape[0] * shape[1])
     distance = radial_distance(shape)
+    dither = generator.random(shape)
     low, high = 0.0, float(max(shape))
-    best = np.ones(shape, dtype=bool)  # slope 0: every point
+    best, found = np.ones(shape, dtype=bool), 0.0  # slope 0: every point
     for _ in range(24):
         slope = (low + high) / 2
-        taken = _throw(shape, 1 + slope * distance, order) | kept
+        radius = np.sqrt(np.maximum((1 + slope * distance) ** 2 - dither, 1))
+        taken = _throw(shape, radius, order) | kept
         excess = int(taken.sum()) - wanted
         if excess < 0:
             high = slope
             continue
         low = slope
         if taken.sum() < best.sum():
-            best = taken
+            best, found = taken, slope
         if excess <= 0.002 * wanted:
             break
     free = np.flatnonzero(best & ~kept)
     excess = min(max(int(best.sum()) - wanted, 0), free.size)
     best = best.copy()
     best.ravel()[generator.choice(free, size=excess, replace=False)] = False
-    return best
+    return best, found
 
 
 def radial_distance(shape: tuple[int, int]) -> np.ndarray:
