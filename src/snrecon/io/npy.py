@@ -6,7 +6,7 @@ import ast
 import struct
 import warnings
 from pathlib import Path
-from typing import IO[bytes]
+from typing import IO
 
 import numpy as np
 
