@@ -1,0 +1,5 @@
+"""``python -m snrecon`` is the command ``snrecon``."""
+
+from snrecon.cli.main import main
+
+raise SystemExit(main())

@@ -1,0 +1,92 @@
+"""Entry point of the command line: dispatch, exit codes, one sentence per error."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from snrecon import __version__
+from snrecon.cli import demo, info, merge, noise, recon, train
+from snrecon.cli.options import Parser
+from snrecon.errors import InputError
+
+OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def parser() -> Parser:
+    """The whole command line."""
+    top = Parser(
+        prog="snrecon",
+        description="MRI reconstructions, each with a trustworthy voxel-wise map of its noise.",
+    )
+    top.add_argument("--version", action="version", version=f"snrecon {__version__}")
+    commands = top.add_subparsers(title="commands", dest="command_name", required=True)
+    for command in (demo, info, recon, noise, merge, train):
+        command.add(commands)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        0 when it worked, 1 when the computation failed, 2 for bad input, 130 after Ctrl-C.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    args = None
+    try:
+        with warnings.catch_warnings():
+            _plain_warnings(debug)
+            args = parser().parse_args(words)
+            args.run(args)
+            sys.stdout.flush()
+        return OK
+    except SystemExit as exit_:  # --help and --version
+        return exit_.code if isinstance(exit_.code, int) else OK
+    except InputError as error:
+        return _fail(BAD_INPUT, str(error), debug)
+    except KeyboardInterrupt:
+        return _fail(INTERRUPTED, _how_to_resume(getattr(args, "state", None)), debug)
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except MemoryError:
+        return _fail(
+            FAILED, "the computation ran out of memory; try a smaller scan or slice.", debug
+        )
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = reason if len(reason) <= 300 else reason[:297] + "..."
+        return _fail(FAILED, f"the computation failed: {reason} (--debug shows where).", debug)
+
+
+def _fail(code: int, sentence: str, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
+    return code
+
+
+def _how_to_resume(state: Any) -> str:
+    if state is None:
+        return "interrupted; with --state FILE a noise map can be continued where it stopped."
+    return f"interrupted; the work so far is in {state}: run the same command again to continue."
+
+
+def _plain_warnings(debug: bool) -> None:
+    """SnreconWarning as one line on standard error; others only under ``--debug``."""
+    from snrecon.errors import SnreconWarning
+
+    def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+    if not debug:
+        warnings.simplefilter("ignore")
+    warnings.simplefilter("always", SnreconWarning)
+    warnings.showwarning = show

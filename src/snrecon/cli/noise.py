@@ -1,0 +1,106 @@
+"""``snrecon noise``: reconstruct a scan and map its noise."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from snrecon.cli import output
+from snrecon.cli.options import (
+    add_command,
+    add_method,
+    add_scan,
+    count,
+    load_method,
+    load_scan,
+    positive,
+)
+from snrecon.cli.progress import Progress
+from snrecon.errors import InputError
+
+ESTIMATORS = ("auto", "analytic", "exact", "sketch", "replicas")
+
+
+def add(commands: Any) -> None:
+    """Register the command."""
+    parser = add_command(commands, "noise", "Reconstruct a scan with a map of its noise.", run)
+    add_scan(parser)
+    add_method(parser, required=False)
+    parser.add_argument(
+        "--command",
+        metavar="TEXT",
+        help="external reconstruction on cfl files, e.g. 'bart pics -w1 {kspace} {maps} {image}'",
+    )
+    group = parser.add_argument_group("noise map")
+    group.add_argument("--estimator", choices=ESTIMATORS, default="auto")
+    group.add_argument(
+        "--tolerance", metavar="T", type=positive, default=0.05,
+        help="stop at this relative standard error of sigma (default 0.05)",
+    )  # fmt: skip
+    group.add_argument("--max-passes", metavar="N", type=count, help="stop after N passes")
+    group.add_argument("--seed", metavar="S", type=count, default=0, help="seed of the probes")
+    group.add_argument(
+        "--state", metavar="FILE", type=Path,
+        help="keep the work here: an interrupted run continues, states of other seeds merge",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", metavar="FILE", type=Path, required=True, help=".h5, .npz, .nii.gz or .cfl"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Map the noise, save and summarise it."""
+    _check(args)
+    out = output.checked(args.out, [args.scan])
+    if args.state is not None:
+        output.writable(args.state, [args.scan, args.out], "--state")
+    scan = load_scan(args)
+    options = {
+        "tolerance": args.tolerance,
+        "max_passes": args.max_passes,
+        "seed": args.seed,
+        "state": args.state,
+    }
+    recon = None if args.command else load_method(args)
+    with Progress(args.method or "external command") as progress:
+        if recon is None:
+            from snrecon.noise import replicas_command
+
+            result = replicas_command(args.command, scan, progress=progress, **options)
+        else:
+            from snrecon.noise import noise_map
+
+            result = noise_map(recon, scan, estimator=args.estimator, progress=progress, **options)
+    started = time.time()
+    result.save(out)
+    from snrecon.report.result_text import describe_repetitions, describe_result
+
+    print(describe_result(result))
+    if recon is not None and scan.repetitions is not None:
+        print(describe_repetitions(recon, scan, result))
+    for path in output.written(out, started):
+        print(f"wrote {path}")
+    if args.state is not None and args.state.exists():
+        print(f"state {args.state}")
+
+
+def _check(args: argparse.Namespace) -> None:
+    if (args.method is None) == (args.command is None):
+        raise InputError("give the reconstruction either as --method NAME or as --command TEXT.")
+    if args.command is not None:
+        for word in ("{kspace}", "{image}"):
+            if word not in args.command:
+                raise InputError(f"--command must contain {word}, the cfl file that stands there.")
+        if args.estimator not in ("auto", "replicas"):
+            raise InputError(
+                f"--estimator {args.estimator} needs a reconstruction that can be differentiated; "
+                "an external command is measured with replicas."
+            )
+        if args.lamda is not None:
+            raise InputError("--lambda belongs to --method; write it into the --command itself.")
+    if args.tolerance >= 1:
+        raise InputError(f"--tolerance {args.tolerance:g} must lie between 0 and 1, e.g. 0.05.")
+    if args.max_passes == 0:
+        raise InputError("--max-passes must be at least 1.")

@@ -1,0 +1,147 @@
+"""Options that several commands share, and the scan they describe."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from snrecon.errors import InputError
+
+if TYPE_CHECKING:
+    from snrecon.data import Scan
+    from snrecon.recon.base import Reconstructor
+
+METHODS = (
+    "zero_filled, partial_fourier, sense, grappa, tv, wavelet or varnet; a variant or weights "
+    "after a colon, e.g. partial_fourier:pocs, varnet:brain, varnet:path.safetensors"
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one sentence instead of a page of usage."""
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("allow_abbrev", False)
+        super().__init__(**options)
+
+    def error(self, message: str) -> NoReturn:
+        message = message[:1].lower() + message[1:].rstrip(".")
+        raise InputError(f"{self.prog}: {message}; see '{self.prog} --help'.")
+
+
+def add_command(commands: Any, name: str, help_: str, run: Any, **options: Any) -> Parser:
+    """A subcommand with ``--debug``; ``run(args)`` does it."""
+    parser: Parser = commands.add_parser(name, help=help_, description=help_, **options)
+    parser.set_defaults(run=run)
+    parser.add_argument("--debug", action="store_true", help="show tracebacks and all warnings")
+    return parser
+
+
+def add_scan(parser: Parser) -> None:
+    """The scan and everything that says how to read it."""
+    parser.add_argument("scan", metavar="SCAN", type=Path, help=".npz, .npy, .h5 or .cfl file")
+    group = parser.add_argument_group("reading the scan")
+    group.add_argument("--key", metavar="NAME", help="array of the file that holds the k-space")
+    group.add_argument("--slice", metavar="N", type=int, help="one slice of a stack, from 0")
+    group.add_argument("--mask", metavar="KIND", help="undersample with this kind of mask")
+    group.add_argument(
+        "--acceleration", metavar="R", type=positive, help="nominal acceleration of --mask"
+    )
+    group.add_argument(
+        "--calibration", metavar="N", type=count, help="fully sampled central lines of --mask"
+    )
+    group.add_argument("--mask-seed", metavar="S", type=count, default=0, help="seed of --mask")
+    group.add_argument("--maps", metavar="FILE", type=Path, help="coil maps, used as they are")
+    group.add_argument(
+        "--noise-covariance",
+        metavar="FILE",
+        help="(coil, coil) noise covariance, or 'identity' for whitened data",
+    )
+
+
+def add_method(parser: Parser, required: bool = True) -> None:
+    """The reconstruction."""
+    parser.add_argument("--method", metavar="NAME", required=required, help=METHODS)
+    parser.add_argument(
+        "--lambda", metavar="X", dest="lamda", type=non_negative, help="regularisation parameter"
+    )
+
+
+def load_scan(args: argparse.Namespace) -> Scan:
+    """The scan that the options describe.
+
+    Raises:
+        InputError: if it cannot be read, or options contradict each other.
+    """
+    from snrecon.io import load
+
+    return load(
+        args.scan,
+        key=args.key,
+        slice=args.slice,
+        undersample=_undersampling(args),
+        maps=args.maps,
+        noise_covariance=args.noise_covariance,
+    )
+
+
+def _undersampling(args: argparse.Namespace) -> dict[str, Any] | None:
+    if args.mask is None:
+        if args.acceleration is not None or args.calibration is not None:
+            raise InputError(
+                "--acceleration and --calibration belong to --mask KIND, which is missing."
+            )
+        return None
+    if args.acceleration is None:
+        raise InputError(f"--mask {args.mask} needs --acceleration R.")
+    return {
+        "kind": args.mask,
+        "acceleration": args.acceleration,
+        "calibration": args.calibration,
+        "seed": args.mask_seed,
+    }
+
+
+def load_method(args: argparse.Namespace) -> Reconstructor:
+    """The reconstruction that the options describe."""
+    from snrecon.recon import load
+
+    return load(args.method, lamda=args.lamda)
+
+
+def number(text: str) -> float:
+    """A finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+    return value
+
+
+def positive(text: str) -> float:
+    """A number above 0."""
+    if (value := number(text)) <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def non_negative(text: str) -> float:
+    """A number of at least 0."""
+    if (value := number(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number of at least 0."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return value

@@ -1,0 +1,38 @@
+"""``snrecon recon``: reconstruct a scan without a noise map."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from snrecon.cli import output
+from snrecon.cli.options import add_command, add_method, add_scan, load_method, load_scan
+
+
+def add(commands: Any) -> None:
+    """Register the command."""
+    parser = add_command(commands, "recon", "Reconstruct a scan.", run)
+    add_scan(parser)
+    add_method(parser)
+    parser.add_argument(
+        "--out", metavar="FILE", type=Path, required=True, help=".h5, .npz, .nii.gz or .cfl"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Reconstruct and save."""
+    import time
+
+    from snrecon.io import save_image
+
+    out = output.checked(args.out, [args.scan])
+    scan = load_scan(args)
+    recon = load_method(args)
+    started = time.time()
+    image = recon(scan)
+    save_image(image, out, scan=scan, method=args.method)
+    shape = "x".join(map(str, image.shape))
+    print(f"{args.method}: image {shape}, acceleration {scan.acceleration:.2f}")
+    for path in output.written(out, started):
+        print(f"wrote {path}")

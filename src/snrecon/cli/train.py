@@ -1,0 +1,24 @@
+"""``snrecon train``: train a network as a configuration file says."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from snrecon.cli.options import add_command
+from snrecon.cli.progress import Progress
+
+
+def add(commands: Any) -> None:
+    """Register the command."""
+    parser = add_command(commands, "train", "Train a network from a TOML configuration.", run)
+    parser.add_argument("config", metavar="CONFIG.toml", type=Path)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train and say where the weights are."""
+    from snrecon.training import train
+
+    with Progress("training") as progress:
+        print(train(args.config, progress=progress))

@@ -1,0 +1,65 @@
+"""A noise map in numbers, as text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from snrecon.data import NoiseMap, Scan
+
+
+def inside(result: NoiseMap) -> Tensor:
+    """Boolean: voxels with noise and ``|x| >= 3 sigma``; all with noise if none reaches that."""
+    noisy = result.sigma > 0
+    chosen = noisy & ~result.low_snr
+    return chosen if bool(chosen.any()) else noisy
+
+
+def describe_result(result: NoiseMap) -> str:
+    """A table: estimator and why, passes, sigma, SNR, error reached, g-factor, what was frozen.
+
+    Medians are over voxels with ``|x| >= 3 sigma``.
+    """
+    rows: list[tuple[str, str]] = [("method", result.method or "callable")]
+    reason = _first(result.details, "reason", "why", "estimator_reason")
+    rows.append(("estimator", result.estimator + (f" ({reason})" if reason else "")))
+    seed = "" if result.seed is None else f", seed {result.seed}"
+    rows.append(("passes", f"{result.passes:g}{seed}"))
+    rows.append(("acceleration", f"{result.acceleration:.3f}"))
+    where = inside(result)
+    noisy = result.sigma > 0
+    if bool(where.any()):
+        rows.append(("sigma", f"{float(result.sigma[where].median()):.4g} (median)"))
+        rows.append(("SNR", f"{float(result.snr[where].median()):.4g} (median)"))
+        rows.append(("relative error", _error(result)))
+        low = float((result.low_snr & noisy).sum()) / float(noisy.sum())
+        rows.append(("low SNR", f"{low:.1%} of voxels have |x| < 3 sigma"))
+    else:
+        rows.append(("sigma", "0 everywhere"))
+    if result.g_factor is not None and bool(where.any()):
+        g = result.g_factor[where]
+        rows.append(("g-factor", f"median {float(g.median()):.3f}, largest {float(g.max()):.3f}"))
+    rows.append(("frozen", ", ".join(result.frozen) or "nothing"))
+    width = max(len(name) for name, _ in rows) + 2
+    return "\n".join(f"{name:<{width}}{value}" for name, value in rows)
+
+
+def describe_repetitions(recon: Any, scan: Scan, result: NoiseMap) -> str:
+    """The map against the standard deviation over the scan's repetitions, where there are any."""
+    from snrecon import noise
+
+    check = getattr(noise, "repetition_check", None)
+    if check is None or scan.repetitions is None:
+        return ""
+    return f"repetitions    {check(recon, scan, result)}"
+
+
+def _error(result: NoiseMap) -> str:
+    if result.standard_error is None or result.estimator in ("analytic", "exact"):
+        return "none: the map is exact"
+    return f"{result.relative_error:.2%} of sigma (RMS where |x| >= 3 sigma)"
+
+
+def _first(details: dict[str, Any], *names: str) -> str:
+    return next((str(details[name]) for name in names if details.get(name)), "")
