@@ -1,0 +1,116 @@
+"""The fully sampled centre of k-space, from which coil maps and kernels are calibrated."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from snrecon.errors import InputError
+from snrecon.physics.gram import varying_axes
+
+KERNEL = 6
+"""Usual kernel width of ESPIRiT, k-space samples along each axis."""
+
+
+def calibration_region(mask: Tensor, minimum: int = 1) -> tuple[slice, ...]:
+    """The largest fully sampled block around the centre of k-space.
+
+    The block grows from the centre by one line at a time, on both sides of every axis along which
+    the mask varies, while the added lines are fully sampled. Along the other axes it has the full
+    extent of the grid.
+
+    Args:
+        mask: Boolean ``(*grid)``, centre of k-space at ``n // 2``.
+        minimum: Fewest lines along every axis along which the mask varies.
+
+    Returns:
+        One slice for every grid axis.
+
+    Raises:
+        InputError: if the centre is not sampled or the block has fewer than ``minimum`` lines.
+    """
+    axes = varying_axes(mask)
+    bounds = _grow(_profile(mask, axes))
+    found = [hi - lo for lo, hi in bounds]
+    if min(found, default=minimum) < minimum:
+        lines = " x ".join(map(str, found))
+        raise InputError(
+            f"the fully sampled centre of k-space has only {lines} calibration lines, but at least "
+            f"{minimum} are needed along each undersampled axis: give coil maps (--maps FILE) or "
+            "more calibration lines."
+        )
+    region = [slice(0, n) for n in mask.shape]
+    for axis, (lo, hi) in zip(axes, bounds):
+        region[axis] = slice(lo, hi)
+    return tuple(region)
+
+
+def calibration_lines(mask: Tensor) -> tuple[int, ...]:
+    """Calibration lines along each axis along which the mask ``(*grid)`` varies.
+
+    Empty for a fully sampled mask; ``(0,)`` or ``(0, 0)`` when the centre is not sampled.
+    """
+    return tuple(hi - lo for lo, hi in _grow(_profile(mask, varying_axes(mask))))
+
+
+def cap_region(region: tuple[slice, ...], grid: tuple[int, ...], limit: int) -> tuple[slice, ...]:
+    """The central part of a calibration region: at most ``limit`` lines along each axis.
+
+    The part is centred on ``n // 2`` as far as the region allows.
+    """
+    return tuple(_cap(part, n, limit) for part, n in zip(region, grid, strict=True))
+
+
+def _cap(part: slice, n: int, limit: int) -> slice:
+    if part.stop - part.start <= limit:
+        return part
+    start = min(max(n // 2 - limit // 2, part.start), part.stop - limit)
+    return slice(start, start + limit)
+
+
+def _profile(mask: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """The mask over the axes along which it varies only; any index does for the others."""
+    selector = tuple(
+        slice(None) if axis in axes else 0 for axis in range(-mask.ndim, 0)
+    )
+    return mask[selector].cpu()
+
+
+def _grow(profile: Tensor) -> list[tuple[int, int]]:
+    """Bounds of the fully sampled block around the centre of a boolean array of 0 to 3 axes."""
+    bounds = [(n // 2, n // 2 + 1) for n in profile.shape]
+    if profile.ndim and not bool(profile[tuple(slice(lo, hi) for lo, hi in bounds)].all()):
+        return [(n // 2, n // 2) for n in profile.shape]
+    growing = True
+    while growing:
+        growing = False
+        for axis, n in enumerate(profile.shape):
+            for side in (0, 1):  # low side first: an even block around n // 2 starts at n // 2 - h
+                lo, hi = bounds[axis]
+                line = lo - 1 if side == 0 else hi
+                if not 0 <= line < n:
+                    continue
+                face = [slice(a, b) for a, b in bounds]
+                face[axis] = slice(line, line + 1)
+                if bool(profile[tuple(face)].all()):
+                    bounds[axis] = (line, hi) if side == 0 else (lo, line + 1)
+                    growing = True
+    return bounds
+
+
+def low_resolution(kspace: Tensor, region: tuple[slice, ...]) -> Tensor:
+    """``kspace`` ``(coil, *grid)`` kept in the region only, tapered by a Hann window.
+
+    The taper is along axes where the region is smaller than the grid; it suppresses ringing.
+    """
+    result = torch.zeros_like(kspace)
+    block = kspace[(slice(None), *region)]
+    for axis, (part, n) in enumerate(zip(region, kspace.shape[1:], strict=True), start=1):
+        width = part.stop - part.start
+        if width < n:
+            offset = torch.arange(part.start, part.stop, device=kspace.device) - n // 2
+            reach = max(abs(part.start - n // 2), abs(part.stop - 1 - n // 2)) + 1
+            window = torch.cos(torch.pi * offset.to(kspace.real.dtype) / (2 * reach)) ** 2
+            block = block * window.reshape(-1, *(1,) * (kspace.ndim - axis - 1))
+    result[(slice(None), *region)] = block
+    return result

@@ -1,0 +1,240 @@
+"""Coil maps by ESPIRiT, from the calibration lines only and in bounded memory.
+
+Uecker et al., ESPIRiT: an eigenvalue approach to autocalibrating parallel MRI, Magn Reson Med
+71:990 (2014). The signal part of the calibration matrix's row space projects k-space patches onto
+themselves. Averaged over the positions in a patch this projection is a convolution, in image space
+a coil x coil matrix at every voxel, of which the sensitivities are the eigenvector to the
+eigenvalue 1.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from snrecon.errors import InputError
+
+THRESHOLD = 0.02
+"""Smallest singular value kept, relative to the largest."""
+CROP = 0.8
+"""Smallest eigenvalue of the support."""
+BLOCK_BYTES = 2**27
+"""Largest coil x coil x voxel array held at once."""
+SQUARINGS = 7
+"""The eigenvector is found from the matrix raised to the power ``2**SQUARINGS``."""
+
+
+def espirit(
+    calibration: Tensor,
+    grid: tuple[int, ...],
+    kernel: int | tuple[int, ...] = 6,
+    threshold: float = THRESHOLD,
+    crop: float = CROP,
+    fill: bool = True,
+) -> Tensor:
+    """Coil maps ``(coil, *grid)`` from a fully sampled block of k-space.
+
+    The maps have ``sum |S|^2 = 1`` on the support and are exactly 0 off it. Their phase is
+    relative to the strongest virtual coil of the calibration data (its principal component), so
+    they are deterministic.
+
+    Args:
+        calibration: ``(coil, *block)`` complex, a central block of k-space, best whitened.
+        grid: Image grid, of as many axes as the block.
+        kernel: Kernel width in k-space samples, one number or one per axis.
+        threshold: Singular values of the calibration matrix below this fraction of the largest
+            count as noise.
+        crop: The support is where the eigenvalue (between 0 and 1) is at least this.
+        fill: Fill holes of the support that the background cannot reach.
+
+    Raises:
+        InputError: if the block is smaller than the kernel, or holds no signal.
+    """
+    maps, values = espirit_eigen(calibration, grid, kernel, threshold)
+    support = values >= crop
+    if fill:
+        support = fill_holes(support)
+    return maps * support
+
+
+def espirit_eigen(
+    calibration: Tensor,
+    grid: tuple[int, ...],
+    kernel: int | tuple[int, ...] = 6,
+    threshold: float = THRESHOLD,
+) -> tuple[Tensor, Tensor]:
+    """Unit-norm principal eigenvectors ``(coil, *grid)`` and eigenvalues ``(*grid)`` everywhere.
+
+    Arguments and errors as for :func:`espirit`.
+    """
+    block = tuple(calibration.shape[1:])
+    widths = (kernel,) * len(block) if isinstance(kernel, int) else tuple(kernel)
+    if len(grid) != len(block) or len(widths) != len(block):
+        raise InputError(
+            f"calibration data of {len(block)} axes, kernel {widths} and image grid {grid} do not "
+            "fit together."
+        )
+    if any(b < w for b, w in zip(block, widths)):
+        raise InputError(
+            f"the calibration block {' x '.join(map(str, block))} is smaller than the kernel "
+            f"{' x '.join(map(str, widths))}: give coil maps (--maps FILE) or more calibration "
+            "lines."
+        )
+    projection = _signal_projection(calibration, widths, threshold)
+    correlation = _correlation_kernel(projection, calibration.shape[0], widths)
+    reference = _reference_coil(calibration)
+    maps = torch.empty((calibration.shape[0], *grid), dtype=calibration.dtype,
+                       device=calibration.device)
+    values = torch.empty(grid, dtype=calibration.real.dtype, device=calibration.device)
+    if len(grid) == 2:
+        _solve_slice(correlation, reference, maps, values)
+        return maps, values
+    waves = _waves(grid[0], widths[0], calibration)
+    for z in range(grid[0]):  # one plane of kernels at a time bounds the memory
+        plane = torch.tensordot(waves[z], correlation, dims=([0], [2]))
+        _solve_slice(plane, reference, maps[:, z], values[z])
+    return maps, values
+
+
+def kernel_widths(
+    coils: int, block: tuple[int, ...], kernel: int = 6, largest: int = 2048
+) -> tuple[int, ...]:
+    """Kernel width along each axis of a calibration block.
+
+    ``kernel``, reduced until the calibration matrix has at most ``largest`` columns (which bounds
+    time and memory of its eigenvalue problem for many coils and in 3D), and to no more than half
+    of the block along each axis, so that there are as many patches as kernel positions.
+    """
+    for width in range(kernel, 1, -1):
+        widths = tuple(min(width, (b + 1) // 2) for b in block)
+        if coils * math.prod(widths) <= largest:
+            break
+    return widths
+
+
+def _signal_projection(calibration: Tensor, widths: tuple[int, ...], threshold: float) -> Tensor:
+    """Projection onto the signal part of the patches, ``(n, n)``, n = coil * kernel points."""
+    gram = torch.zeros((), dtype=calibration.dtype, device=calibration.device)
+    first = widths[0]
+    for start in range(calibration.shape[1] - first + 1):  # a slab of patches at a time
+        patches = calibration[:, start : start + first].unsqueeze(1)
+        for axis, width in enumerate(widths):
+            patches = patches.unfold(2 + axis, width, 1)
+        # (coil, 1, *positions, *kernel) -> (patch, coil * kernel)
+        positions = math.prod(patches.shape[1 : 2 + len(widths)])
+        rows = patches.reshape(calibration.shape[0], positions, -1).movedim(0, 1).flatten(1)
+        gram = gram + rows.mT @ rows.conj()
+    gram = (gram + gram.mH) / 2
+    power, vectors = torch.linalg.eigh(gram)
+    top = power[-1]
+    if not bool(top > 0):
+        raise InputError("the calibration lines hold no signal, so no coil maps can be estimated.")
+    signal = vectors[:, power > threshold**2 * top]
+    return signal @ signal.mH
+
+
+def _correlation_kernel(projection: Tensor, coils: int, widths: tuple[int, ...]) -> Tensor:
+    """Sum of the projection over kernel positions of equal distance.
+
+    Returns:
+        ``(coil, coil, *(2 w - 1))``: entry ``[c, c', d]`` is the mean over positions a of
+        ``P[(c, a), (c', a + d)]``.
+    """
+    shape = tuple(2 * w - 1 for w in widths)
+    points = math.prod(widths)
+    places = torch.stack(
+        torch.meshgrid(*(torch.arange(w) for w in widths), indexing="ij"), dim=-1
+    ).reshape(points, -1)
+    distance = places[None, :, :] - places[:, None, :] + torch.tensor(widths) - 1
+    flat = torch.zeros(points, points, dtype=torch.long)
+    for axis, size in enumerate(shape):
+        flat = flat * size + distance[..., axis]
+    entries = projection.reshape(coils, points, coils, points).permute(0, 2, 1, 3)
+    result = torch.zeros(coils, coils, math.prod(shape), dtype=projection.dtype,
+                         device=projection.device)
+    result.index_add_(2, flat.flatten().to(projection.device),
+                      entries.reshape(coils, coils, -1))
+    return (result / points).reshape(coils, coils, *shape)
+
+
+def _reference_coil(calibration: Tensor) -> Tensor:
+    """Principal coil combination ``(coil,)`` of the calibration data, of fixed phase."""
+    flat = calibration.flatten(1)
+    _, vectors = torch.linalg.eigh(flat @ flat.mH)
+    principal = vectors[:, -1]
+    largest = principal[principal.abs().argmax()]
+    return principal * (largest.conj() / largest.abs())
+
+
+def _waves(n: int, width: int, like: Tensor) -> Tensor:
+    """``exp(-2 pi i d x / n)`` for positions x around the centre and distances d, ``(n, 2w-1)``."""
+    x = torch.arange(n, dtype=torch.float64) - n // 2
+    d = torch.arange(1 - width, width, dtype=torch.float64)
+    phase = -2 * math.pi * x[:, None] * d[None, :] / n
+    return torch.polar(torch.ones_like(phase), phase).to(like)
+
+
+def _solve_slice(correlation: Tensor, reference: Tensor, maps: Tensor, values: Tensor) -> None:
+    """Eigenproblem of one 2D slice, written into ``maps`` ``(coil, ky, kx)`` and ``values``."""
+    coils, rows, columns = maps.shape
+    by_row = _waves(rows, (correlation.shape[2] + 1) // 2, correlation)
+    by_column = _waves(columns, (correlation.shape[3] + 1) // 2, correlation)
+    partial = torch.einsum("cdpq,xq->xpcd", correlation, by_column).flatten(2)
+    size = max(1, BLOCK_BYTES // (coils**2 * columns * correlation.element_size()))
+    for start in range(0, rows, size):
+        some = by_row[start : start + size]
+        matrices = torch.einsum("yp,xpe->yxe", some, partial)
+        vectors, found = principal_eigenvector(matrices.reshape(-1, coils, coils))
+        projected = vectors @ reference.conj()
+        amount = projected.abs().clamp_min(torch.finfo(values.dtype).tiny)
+        vectors = vectors * (projected.conj() / amount)[:, None]
+        maps[:, start : start + size] = vectors.mT.reshape(coils, -1, columns)
+        values[start : start + size] = found.reshape(-1, columns)
+
+
+def principal_eigenvector(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit principal eigenvectors ``(n, coil)`` and eigenvalues ``(n,)``.
+
+    ``matrices`` ``(n, coil, coil)`` are Hermitian and positive semidefinite. Power iteration in
+    the form of repeated squaring: a few batched products, the same for every voxel, much faster
+    than one factorisation for each. Where the two largest eigenvalues are equal to within a per
+    cent, the result is a mixture of their vectors.
+    """
+    powered = matrices
+    tiny = torch.finfo(matrices.real.dtype).tiny
+    for _ in range(SQUARINGS):
+        powered = powered @ powered
+        trace = powered.diagonal(dim1=-2, dim2=-1).real.sum(-1)
+        powered = powered / trace.clamp_min(tiny)[:, None, None]
+    best = powered.diagonal(dim1=-2, dim2=-1).real.argmax(-1)
+    vectors = powered[torch.arange(len(best), device=best.device), :, best]
+    for _ in range(2):  # against rounding in the squares
+        vectors = (matrices @ vectors.unsqueeze(-1)).squeeze(-1)
+        norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+        vectors = vectors / norm.clamp_min(tiny)
+    return vectors, norm.squeeze(-1)
+
+
+def fill_holes(support: Tensor) -> Tensor:
+    """Add to a boolean ``(*grid)`` what the border cannot reach without crossing it.
+
+    Slice by slice for 3D grids, along the first axis.
+    """
+    outside = ~support
+    planes = outside.reshape(-1, 1, *support.shape[-2:])
+    open_ = planes.to(torch.float32)
+    reached = torch.zeros_like(open_)
+    for edge in ((..., 0, slice(None)), (..., -1, slice(None)), (..., 0), (..., -1)):
+        reached[edge] = open_[edge]
+    while True:
+        wider = torch.maximum(
+            nnf.max_pool2d(reached, (3, 1), stride=1, padding=(1, 0)),
+            nnf.max_pool2d(reached, (1, 3), stride=1, padding=(0, 1)),
+        )
+        wider = wider * open_
+        if torch.equal(wider, reached):
+            return (reached == 0).reshape(support.shape)
+        reached = wider
