@@ -63,22 +63,18 @@ def run(args: argparse.Namespace) -> None:
         "seed": args.seed,
         "state": args.state,
     }
-    recon = None if args.command else load_method(args)
+    from snrecon.noise import noise_map
+    from snrecon.recon.command import Command
+
+    recon = Command(args.command) if args.command else load_method(args)
     with Progress(args.method or "external command") as progress:
-        if recon is None:
-            from snrecon.noise import replicas_command
-
-            result = replicas_command(args.command, scan, progress=progress, **options)
-        else:
-            from snrecon.noise import noise_map
-
-            result = noise_map(recon, scan, estimator=args.estimator, progress=progress, **options)
+        result = noise_map(recon, scan, estimator=args.estimator, progress=progress, **options)
     started = time.time()
     result.save(out)
     from snrecon.report.result_text import describe_repetitions, describe_result
 
     print(describe_result(result))
-    if recon is not None and scan.repetitions is not None:
+    if scan.repetitions is not None:
         print(describe_repetitions(recon, scan, result))
     for path in output.written(out, started):
         print(f"wrote {path}")

@@ -22,7 +22,7 @@ class Geometry:
     voxel_size: Vector
     """Size along (slice or kz, phase encoding, readout), metres."""
     position: Vector = (0.0, 0.0, 0.0)
-    """Centre of the image grid (voxel ``n // 2`` along each axis) of the first slice, metres, LPS."""
+    """Centre of the grid (voxel ``n // 2`` along each axis) of the first slice, metres, LPS."""
     readout_direction: Vector = (1.0, 0.0, 0.0)
     """Unit vector along increasing readout index, LPS."""
     phase_direction: Vector = (0.0, 1.0, 0.0)
@@ -37,12 +37,13 @@ class Geometry:
         if not np.allclose(axes @ axes.T, np.eye(3), atol=1e-3):
             raise InputError("the readout, phase and slice directions are not orthonormal.")
 
-    def affine(self, shape: tuple[int, ...]) -> np.ndarray:
+    def affine(self, shape: tuple[int, ...], layout: str = "grid") -> np.ndarray:
         """NIfTI affine for an array stored as ``(x, y, z) = (readout, phase, slice)``.
 
         Args:
             shape: Image shape ``(ky, kx)`` or ``(z, ky, kx)`` before the axes are reversed.
-                Slices of a stack are counted from the first, a 3D grid is centred.
+            layout: ``"stack"`` counts the slices from the first, where ``position`` is; the centre
+                of a 3D grid is at ``position``.
 
         Returns:
             ``(4, 4)`` float64, voxel index to RAS millimetres.
@@ -56,6 +57,6 @@ class Geometry:
         matrix = np.eye(4)
         matrix[:3, :3] = lps_to_ras @ directions * sizes
         centre = lps_to_ras @ np.array(self.position) * 1e3
-        first = np.array([nx // 2, ny // 2, nz // 2], dtype=float)
+        first = np.array([nx // 2, ny // 2, 0 if layout == "stack" else nz // 2], dtype=float)
         matrix[:3, 3] = centre - matrix[:3, :3] @ first
         return matrix

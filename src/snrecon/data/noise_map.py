@@ -92,7 +92,7 @@ class NoiseMap:
         """
         size = abs(factor)
         if not (0 < size < float("inf")):
-            raise ValueError(f"a noise map can only be scaled by a finite non-zero factor, not {factor}.")
+            raise ValueError(f"the factor must be finite and not zero, not {factor}.")
         return replace(
             self,
             image=self.image * factor,
@@ -120,13 +120,17 @@ class NoiseMap:
 
     def __repr__(self) -> str:
         shape = "x".join(str(n) for n in self.image.shape)
-        maps = [n for n in ("sigma_phase", "g_factor", "standard_error") if getattr(self, n) is not None]
+        optional = ("sigma_phase", "g_factor", "standard_error")
+        maps = ["sigma", "sigma_complex", "snr"]
+        maps += [name for name in optional if getattr(self, name) is not None]
         inside = ~self.low_snr & (self.sigma > 0)
+        if not bool(inside.any()):
+            inside = self.sigma > 0
         median = float(self.sigma[inside].median()) if bool(inside.any()) else float("nan")
         return (
             f"NoiseMap({shape}, method={self.method or 'callable'}, estimator={self.estimator}, "
             f"passes={self.passes:g}, median sigma={median:.4g}, relative error="
-            f"{self.relative_error:.2%}, with {', '.join(['sigma', 'sigma_complex', 'snr', *maps])})"
+            f"{self.relative_error:.2%}, with {', '.join(maps)})"
         )
 
 

@@ -35,7 +35,7 @@ class NoiseModel:
         psi = self.covariance
         if psi.ndim != 2 or psi.shape[0] != psi.shape[1] or psi.shape[0] == 0:
             raise InputError(
-                f"the noise covariance must be a square (coil, coil) matrix, not {tuple(psi.shape)}."
+                f"the noise covariance must be a (coil, coil) matrix, not {tuple(psi.shape)}."
             )
         if not psi.is_complex():
             psi = psi.to(torch.complex128 if psi.dtype == torch.float64 else torch.complex64)

@@ -82,8 +82,8 @@ class Scan:
         if self.maps is not None:
             if self.maps.shape != k.shape:
                 raise InputError(
-                    f"{self.source}: coil maps of shape {tuple(self.maps.shape)} do not fit k-space "
-                    f"of shape {tuple(k.shape)}."
+                    f"{self.source}: coil maps of shape {tuple(self.maps.shape)} do not fit "
+                    f"k-space of shape {tuple(k.shape)}."
                 )
             if not bool(torch.isfinite(torch.view_as_real(self.maps.to(k.dtype))).all()):
                 raise InputError(f"{self.source}: the coil maps contain NaN or infinite values.")
@@ -102,7 +102,7 @@ class Scan:
                 )
             object.__setattr__(self, "noise", self.noise.to(k))
         if self.repetitions is not None and self.repetitions.shape[1:] != k.shape:
-            raise InputError(f"{self.source}: the repetitions do not have the shape of the k-space.")
+            raise InputError(f"{self.source}: the repetitions do not fit the k-space.")
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -158,7 +158,8 @@ class Scan:
         if geometry is not None and index:
             step = geometry.voxel_size[0] * index
             moved = tuple(
-                p + step * d for p, d in zip(geometry.position, geometry.slice_direction, strict=True)
+                p + step * d
+                for p, d in zip(geometry.position, geometry.slice_direction, strict=True)
             )
             geometry = replace(geometry, position=moved)  # type: ignore[arg-type]
         return replace(
@@ -179,7 +180,8 @@ class Scan:
         """Keep only the samples where ``mask`` (boolean ``(*grid)``) is true as well."""
         if tuple(mask.shape) != self.grid:
             raise InputError(
-                f"{self.source}: a mask of shape {tuple(mask.shape)} does not fit the grid {self.grid}."
+                f"{self.source}: a mask of shape {tuple(mask.shape)} does not fit the grid "
+                f"{self.grid}."
             )
         kept = self.sampled & mask.to(self.sampled)
         repetitions = None if self.repetitions is None else self.repetitions * mask.to(self.kspace)
@@ -189,10 +191,11 @@ class Scan:
 
     def to(self, target: Any) -> Scan:
         """Move to a device, or to the precision of a complex dtype."""
+        device = isinstance(target, torch.device | str)
         return replace(
             self,
             kspace=self.kspace.to(target),
-            mask=self.sampled.to(target) if isinstance(target, torch.device | str) else self.sampled,
+            mask=self.sampled.to(target) if device else self.sampled,
             maps=None if self.maps is None else self.maps.to(target),
             noise=None if self.noise is None else self.noise.to(target),
             repetitions=None if self.repetitions is None else self.repetitions.to(target),

@@ -1,4 +1,4 @@
-"""What every reconstruction is: something that binds to a scan and becomes a function of k-space."""
+"""What every reconstruction is: it binds to a scan and becomes a function of k-space."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Bound:
     """
 
     function: Callable[[Tensor], Tensor]
-    """The function itself; leading batch axes are allowed."""
+    """The function itself; leading batch axes as ``batched`` says."""
     method: str
     """Name of the method, as on the command line."""
     frozen: tuple[str, ...] = ()
@@ -36,6 +36,10 @@ class Bound:
     linearize: Callable[[Tensor], tuple[Tensor, Callable[[Tensor], Tensor]]] | None = None
     """Optional fast path: k-space to ``(image, jvp)`` where ``jvp`` maps a batch of tangents
     ``(batch, coil, *grid)`` to ``(batch, *grid)``."""
+    batched: bool = True
+    """f takes leading batch axes."""
+    differentiable: bool = True
+    """f is made of tensor operations; False for external programs."""
     details: dict[str, Any] = field(default_factory=dict)
     """Facts for the metadata: lambda, iterations, source of the maps, weights."""
 
@@ -48,7 +52,7 @@ class Reconstructor(ABC):
     """A reconstruction method with its settings.
 
     ``recon.bind(scan)`` fixes everything that belongs to the scan (mask, maps, noise covariance,
-    lambda) and returns the function of k-space; ``recon(scan)`` is ``recon.bind(scan)(scan.kspace)``.
+    lambda) and returns the function of k-space; ``recon(scan)`` applies it to ``scan.kspace``.
     """
 
     name: str = ""

@@ -1,0 +1,182 @@
+"""The noise map of any reconstruction: one door to every estimator."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from snrecon.data import NoiseMap, Scan
+from snrecon.errors import InputError, SnreconWarning
+from snrecon.noise.analytic import analytic, unsupported
+from snrecon.noise.exact import exact
+from snrecon.noise.problem import Problem, Progress, Reconstruction
+from snrecon.noise.replicas import replicas
+from snrecon.noise.sampling import StateFile
+from snrecon.noise.sketch import sketch
+from snrecon.physics.jacobian import NotDifferentiableError
+
+Estimator = Literal["auto", "analytic", "exact", "sketch", "replicas"]
+ESTIMATORS = ("auto", "analytic", "exact", "sketch", "replicas")
+
+
+def noise_map(
+    recon: Reconstruction,
+    scan: Scan,
+    *,
+    estimator: Estimator = "auto",
+    tolerance: float = 0.05,
+    max_passes: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    state: str | Path | None = None,
+    voxels: Tensor | None = None,
+    chunk: int | None = None,
+    noise_scale: float = 1.0,
+) -> NoiseMap:
+    """Reconstruct and map the noise of every voxel.
+
+    Args:
+        recon: A Reconstructor (an object with ``bind``), or any callable from k-space
+            ``(coil, *grid)`` to an image, which receives ``scan.kspace`` exactly as loaded.
+        scan: One slice, a 3D grid, or a stack (each slice on its own); its noise must be known.
+        estimator: ``analytic`` (closed form), ``exact`` (one VJP a row), ``sketch`` (Jacobian
+            products of random-phase probes), ``replicas`` (Monte Carlo), or ``auto``: the first of
+            analytic, sketch, replicas that the method allows; ``details["why"]`` says why.
+        tolerance: RMS over voxels with ``|x| >= 3 sigma`` of the relative standard error of sigma
+            at which sketch and replicas stop; 0 runs to ``max_passes``.
+        max_passes: Largest number of probes or replicas, each slice.
+        seed: Seed of probes and replicas; same seed, same result.
+        progress: ``progress(done, total, message)``.
+        state: File to save to and resume from (sketch and replicas).
+        voxels: Boolean ``(*image)``: rows wanted from ``exact``; others are 0.
+        chunk: Probes at once; by default from the memory at hand.
+        noise_scale: Replicas only: noise of this many times its SD, the result divided by it.
+
+    Returns:
+        NoiseMap with image, maps and what was frozen.
+
+    Raises:
+        InputError: if the noise is unknown, an option does not fit, or the estimator does not
+            apply to the method.
+    """
+    if estimator not in ESTIMATORS:
+        raise InputError(f"estimator must be one of {', '.join(ESTIMATORS)}, not {estimator!r}.")
+    if not 0 <= tolerance < float("inf"):
+        raise InputError(f"tolerance must be 0 or a positive number, not {tolerance}.")
+    if max_passes is not None and max_passes < 1:
+        raise InputError(f"max_passes must be at least 1, not {max_passes}.")
+    if tolerance == 0 and max_passes is None and estimator in ("auto", "sketch", "replicas"):
+        raise InputError("with tolerance 0 the number of passes must be given (max_passes).")
+    if not 0 < noise_scale < float("inf"):
+        raise InputError(f"noise_scale must be positive and finite, not {noise_scale}.")
+    if voxels is not None and estimator not in ("auto", "exact"):
+        raise InputError("a choice of voxels is for the exact estimator only.")
+    scan.require_noise()
+    options: dict[str, Any] = {
+        "tolerance": tolerance,
+        "max_passes": max_passes,
+        "seed": seed,
+        "chunk": chunk,
+    }
+    results = []
+    for index, one in enumerate(scan):
+        problem = Problem.of(recon, one)
+        report = progress if scan.slices == 1 else _prefixed(progress, index, scan.slices)
+        results.append(
+            _slice_map(
+                problem,
+                estimator,
+                options | {"progress": report},
+                StateFile.at(state, index),
+                None if voxels is None else (voxels[index] if scan.layout == "stack" else voxels),
+                noise_scale,
+            )
+        )
+    return results[0] if scan.layout == "grid" else stacked(results)
+
+
+def _slice_map(
+    problem: Problem,
+    estimator: str,
+    options: dict[str, Any],
+    state_file: StateFile | None,
+    voxels: Tensor | None,
+    noise_scale: float,
+) -> NoiseMap:
+    chosen, why = (estimator, "as asked") if estimator != "auto" else _choose(problem, voxels)
+    facts = {**_facts(problem), "why": why}
+    progress, chunk = options["progress"], options["chunk"]
+    if chosen == "analytic":
+        return analytic(problem, details=facts)
+    try:
+        if chosen == "exact":
+            return exact(problem, voxels=voxels, progress=progress, chunk=chunk, details=facts)
+        if chosen == "sketch":
+            state = sketch(problem, **options, state_file=state_file, details=facts)
+            return state.result()
+    except NotDifferentiableError as error:
+        if estimator != "auto":
+            raise InputError(f"{error}; use the estimator 'replicas'.") from error
+        facts["why"] = f"replicas, because {error}"
+        warnings.warn(f"using replicas: {error}.", SnreconWarning, stacklevel=3)
+    state = replicas(
+        problem, **options, state_file=state_file, noise_scale=noise_scale, details=facts
+    )
+    return state.result()
+
+
+def _choose(problem: Problem, voxels: Tensor | None) -> tuple[str, str]:
+    if voxels is not None:
+        return "exact", "exact, because single voxels were asked for"
+    reason = unsupported(problem)
+    if reason is None:
+        return "analytic", "analytic, because there is a closed form, exact and without passes"
+    if not problem.bound.differentiable:
+        return "replicas", f"replicas, because {reason} and it cannot be differentiated"
+    return "sketch", f"sketch, because {reason} and Jacobian products cost a pass each"
+
+
+def _facts(problem: Problem) -> dict[str, object]:
+    noise = problem.scan.require_noise()
+    facts: dict[str, object] = dict(problem.bound.details)
+    facts["noise_source"] = noise.source
+    facts["noise_coloured"] = noise.spectrum is not None
+    return facts
+
+
+def _prefixed(progress: Progress | None, index: int, slices: int) -> Progress | None:
+    if progress is None:
+        return None
+
+    def report(done: int, total: int | None, message: str) -> None:
+        assert progress is not None
+        progress(done, total, f"slice {index + 1}/{slices}, {message}")
+
+    return report
+
+
+def stacked(results: list[NoiseMap]) -> NoiseMap:
+    """The slices' results as one, maps ``(slice, ky, kx)``."""
+    first = results[0]
+
+    def stack(name: str, axis: int = 0) -> Tensor | None:
+        maps = [getattr(r, name) for r in results]
+        return None if any(m is None for m in maps) else torch.stack(maps, dim=axis)
+
+    names = ("image", "sigma", "sigma_complex", "snr", "sigma_phase", "g_factor", "standard_error")
+    kinds = {r.estimator for r in results}
+    return replace(
+        first,
+        **{name: stack(name) for name in names},  # type: ignore[arg-type]
+        covariance=stack("covariance", 1),
+        estimator=first.estimator if len(kinds) == 1 else ", ".join(sorted(kinds)),
+        passes=sum(r.passes for r in results),
+        acceleration=len(results) / sum(1 / r.acceleration for r in results),
+        layout="stack",
+        details={**first.details, "slices": len(results)},
+    )

@@ -1,0 +1,126 @@
+"""Exact rows: the noise of a voxel is the norm of its gradient row, one VJP each.
+
+With the real gradient row ``h = L^H J^T (u e_i)``, whitened, ``sigma_i = ||h|| / sqrt(2)``
+for circular white noise of ``E|w|^2 = 1``.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+from snrecon.data import NoiseMap
+from snrecon.errors import InputError
+from snrecon.noise.memory import chunk_size, peak_bytes
+from snrecon.noise.problem import Problem, Progress
+from snrecon.noise.state import assemble
+
+
+def rows(problem: Problem, cotangents: Tensor) -> Tensor:
+    """Whitened gradient rows ``h`` ``(batch, coil, *grid)`` of ``Re <cotangent, f(y)>``."""
+    return problem.colouring.H(problem.linearization.vjp(cotangents))
+
+
+def exact(
+    problem: Problem,
+    *,
+    voxels: Tensor | None = None,
+    progress: Progress | None = None,
+    chunk: int | None = None,
+    details: dict[str, object] | None = None,
+) -> NoiseMap:
+    """sigma, sigma_complex and the 2x2 covariance without sampling error.
+
+    Args:
+        problem: Function, scan and noise.
+        voxels: Boolean ``(*image)``: the voxels wanted; by default all. The maps are 0 elsewhere.
+        progress: Called after every batch of rows.
+        chunk: Rows at once; by default from the memory at hand.
+        details: Facts for the metadata.
+
+    Returns:
+        A NoiseMap with standard error 0. ``passes`` counts VJPs at their measured cost in
+        evaluations of f.
+
+    Raises:
+        NotDifferentiableError: if f has no reverse mode.
+        InputError: if ``voxels`` does not have the image's shape.
+    """
+    image, direction = problem.image, problem.direction
+    wanted = torch.ones_like(image, dtype=torch.bool) if voxels is None else voxels.to(image.device)
+    if wanted.shape != image.shape or wanted.dtype != torch.bool:
+        raise InputError(
+            f"voxels must be a boolean array of the image's shape {tuple(image.shape)}, not "
+            f"{wanted.dtype} of {tuple(wanted.shape)}."
+        )
+    index = wanted.flatten().nonzero()[:, 0]
+    parts = 2 if image.is_complex() else 1
+    covariance = torch.zeros((3, image.numel()), dtype=torch.float64, device=image.device)
+    seconds = 0.0
+    start = 0
+    while start < len(index):
+        batch = index[start : start + (chunk or 1)]
+        units = torch.zeros((len(batch), image.numel()), dtype=image.dtype, device=image.device)
+        units[torch.arange(len(batch)), batch] = direction.flatten()[batch]
+        units = units.reshape(len(batch), *image.shape)
+        begun = time.perf_counter()
+        if chunk is None and start > 0:
+            along, size = peak_bytes(lambda u=units: rows(problem, u))  # type: ignore[misc]
+            chunk = chunk_size(size, image.device)
+        else:
+            along = rows(problem, units)
+        along = along.flatten(1)
+        covariance[0, batch] = _power(along) / 2
+        if parts == 2:
+            across = rows(problem, 1j * units).flatten(1)
+            covariance[1, batch] = _power(across) / 2
+            covariance[2, batch] = (along.conj() * across).real.double().sum(1) / 2
+        if start > 0:
+            seconds += time.perf_counter() - begun
+        start += len(batch)
+        if progress is not None:
+            progress(parts * start, parts * len(index), "exact: rows")
+    count = parts * len(index)
+    measured = max(count - parts, 1)
+    cost = seconds / measured / forward_seconds(problem) if len(index) > 1 else 1.0
+    facts = {**(details or {}), "vjps": count, "forward_passes_per_vjp": cost}
+    if voxels is not None:
+        facts["voxels"] = len(index)
+    return assemble(
+        image,
+        covariance.reshape(3, *image.shape),
+        standard_error=None,
+        full_sigma=problem.full_sigma,
+        estimator="exact",
+        passes=count * cost,
+        seed=None,
+        header=header(problem),
+        details=facts,
+    )
+
+
+def header(problem: Problem) -> dict[str, object]:
+    """What :func:`assemble` needs to know about the problem."""
+    return {
+        "method": problem.bound.method,
+        "frozen": problem.bound.frozen,
+        "acceleration": problem.scan.acceleration,
+        "geometry": problem.scan.geometry,
+    }
+
+
+def forward_seconds(problem: Problem) -> float:
+    """Seconds of one evaluation of f, the faster of two."""
+    times = []
+    with torch.no_grad():
+        for _ in range(2):
+            begun = time.perf_counter()
+            problem.bound.function(problem.scan.kspace)
+            times.append(time.perf_counter() - begun)
+    return max(min(times), 1e-9)
+
+
+def _power(rows: Tensor) -> Tensor:
+    return (rows.abs().double() ** 2).sum(1)

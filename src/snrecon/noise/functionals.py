@@ -1,0 +1,165 @@
+"""Answers that no map gives, each from one or two Jacobian products.
+
+The noise of any linear functional of the image is the norm of one gradient row; the same row says
+where in k-space, and from which coil, that noise comes; one product with it gives the noise
+correlation around a voxel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from snrecon.data import Scan
+from snrecon.errors import InputError
+from snrecon.noise.exact import rows
+from snrecon.noise.problem import Problem, Reconstruction
+from snrecon.physics.operators import Encoding
+
+
+@dataclass(frozen=True, eq=False)
+class RegionNoise:
+    """A linear functional of the image with its exact (first-order) standard deviation."""
+
+    value: float
+    """The functional, e.g. the mean of ``|x|`` over the region, image units."""
+    sd: float
+    """Its standard deviation over repeated scans, to first order, image units."""
+    attribution: Tensor
+    """``(coil, *grid)`` real: share of each measured sample in ``sd**2``; sums to 1. Shares of
+    correlated coils may be negative."""
+    voxels: int
+    """Voxels with non-zero weight."""
+
+    @property
+    def snr(self) -> float:
+        """``|value| / sd``."""
+        return abs(self.value) / self.sd if self.sd > 0 else 0.0
+
+    def __repr__(self) -> str:
+        return f"RegionNoise({self.value:.6g} +- {self.sd:.3g}, {self.voxels} voxels)"
+
+
+def roi(recon: Reconstruction, scan: Scan, mask: Tensor) -> RegionNoise:
+    """Mean over a region, or any linear functional, with its exact standard deviation: one VJP.
+
+    Args:
+        recon: Reconstructor or callable.
+        scan: One slice or one 3D grid with known noise.
+        mask: Of the image's shape. Boolean: the mean of ``|x|`` over the region. Real: the
+            functional ``sum_i w_i |x_i|``. Complex: ``Re sum_i conj(w_i) x_i``.
+
+    Returns:
+        Value, standard deviation, and the share of every k-space sample in the variance.
+
+    Raises:
+        InputError: if ``mask`` does not fit the image or is empty.
+    """
+    problem = Problem.of(recon, scan)
+    weights = _weights(problem, mask)
+    gradient = problem.linearization.vjp(weights[None])[0] * problem.scan.sampled
+    row = problem.colouring.H(gradient)
+    variance = float((row.abs().double() ** 2).sum()) / 2
+    return RegionNoise(
+        value=float((weights.conj() * problem.image).real.double().sum()),
+        sd=variance**0.5,
+        attribution=_shares(problem, gradient),
+        voxels=int((weights != 0).sum()),
+    )
+
+
+def attribution(recon: Reconstruction, scan: Scan, mask: Tensor) -> Tensor:
+    """Share of every measured sample in the variance of a region's mean, ``(coil, *grid)`` real.
+
+    ``mask`` as for :func:`roi`. Sum over coils and readout for the share of each k-space line, over
+    the grid for the share of each coil. Shares add up to 1; with correlated coils they may be
+    negative: ``Re(conj(a_c) (Psi a)_c)``. Averaging a line twice lowers the variance by half its
+    share (exact for linear f); dropping a line is not predicted by its share.
+    """
+    return roi(recon, scan, mask).attribution
+
+
+def psf(recon: Reconstruction, scan: Scan, voxel: tuple[int, ...]) -> Tensor:
+    """Noise correlation pattern around a voxel: one VJP and one JVP.
+
+    Args:
+        recon: Reconstructor or callable.
+        scan: One slice or one 3D grid with known noise.
+        voxel: Index into the image.
+
+    Returns:
+        ``(*image)`` real: correlation coefficient of the noise of ``|x|`` at every voxel with that
+        at ``voxel``, first order, scaled by the noise there: ``Cov(|x_j|, |x_i|) / Var(|x_i|)``;
+        1 at the voxel itself.
+    """
+    problem = Problem.of(recon, scan)
+    unit = _unit(problem, voxel)
+    row = rows(problem, unit[None])
+    variance = (row.abs() ** 2).sum() / 2
+    if float(variance) == 0:
+        raise InputError(f"voxel {voxel} carries no noise: the image is exactly zero there.")
+    response = problem.linearization.jvp(problem.colouring(row))[0] / 2
+    along, _ = problem.project(response)
+    return along / variance
+
+
+def local_response(recon: Reconstruction, scan: Scan, voxel: tuple[int, ...]) -> Tensor:
+    """How a small true change at a voxel comes through: ``J A (u e_i)``.
+
+    Noise is not accuracy: a method may have low noise because it passes little signal. The value at
+    the voxel itself (times ``conj(u)``) is 1 for an unbiased reconstruction.
+
+    Args:
+        recon: Reconstructor or callable.
+        scan: One slice or one 3D grid with known noise. Maps are the scan's, or those of the
+            reconstruction.
+        voxel: Index into the image.
+
+    Returns:
+        ``(*image)``, of the image's dtype, in units of the change.
+    """
+    problem = Problem.of(recon, scan)
+    unit = _unit(problem, voxel)
+    maps = scan.maps
+    if maps is None and problem.bound.maps is not None:
+        maps = scan.require_noise().unwhiten(problem.bound.maps)
+    if maps is None:
+        raise InputError("the signal response needs coil maps: give them with the scan.")
+    if tuple(unit.shape) != tuple(maps.shape[1:]):
+        raise InputError("the signal response needs an image on the grid of the coil maps.")
+    change = Encoding(maps, scan.sampled)(unit.to(maps.dtype))
+    return problem.linearization.jvp(change[None])[0]
+
+
+def _unit(problem: Problem, voxel: tuple[int, ...]) -> Tensor:
+    shape = problem.image.shape
+    if len(voxel) != len(shape) or not all(-n <= i < n for i, n in zip(voxel, shape, strict=True)):
+        raise InputError(f"voxel {tuple(voxel)} is not in the image of shape {tuple(shape)}.")
+    unit = torch.zeros_like(problem.image)
+    unit[tuple(voxel)] = problem.direction[tuple(voxel)]
+    return unit
+
+
+def _weights(problem: Problem, mask: Tensor) -> Tensor:
+    image = problem.image
+    mask = torch.as_tensor(mask, device=image.device)
+    if mask.shape != image.shape:
+        raise InputError(
+            f"the region has shape {tuple(mask.shape)}, the image {tuple(image.shape)}."
+        )
+    if not bool((mask != 0).any()):
+        raise InputError("the region is empty.")
+    if mask.is_complex():
+        return mask.to(image.dtype) if image.is_complex() else mask.real.to(image.dtype)
+    if mask.dtype == torch.bool:
+        mask = mask / mask.sum()
+    return mask.to(image.dtype) * problem.direction
+
+
+def _shares(problem: Problem, gradient: Tensor) -> Tensor:
+    colouring = problem.colouring
+    contribution = (gradient.conj() * colouring(colouring.H(gradient))).real.double()
+    total = contribution.sum()
+    return contribution / total if float(total) > 0 else contribution

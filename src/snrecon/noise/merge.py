@@ -1,0 +1,35 @@
+"""One noise map from the states of several runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from snrecon.data import NoiseMap
+from snrecon.errors import InputError
+from snrecon.noise.estimate import stacked
+from snrecon.noise.state import load_states
+
+
+def merge(paths: Sequence[str | Path]) -> NoiseMap:
+    """Merge state files of the same scan, method and estimator with different seeds.
+
+    Args:
+        paths: Two or more state files (one is allowed: it becomes a result).
+
+    Raises:
+        InputError: if a file is no state, they do not belong together, or share a seed.
+    """
+    if not paths:
+        raise InputError("no state files were given to merge.")
+    merged = load_states(Path(paths[0]))
+    for path in paths[1:]:
+        other = load_states(Path(path))
+        if set(other) != set(merged):
+            raise InputError(f"{path}: this state has other slices than {paths[0]}.")
+        try:
+            merged = {index: merged[index].merged(other[index]) for index in merged}
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+    results = [merged[index].result() for index in sorted(merged)]
+    return results[0] if len(results) == 1 else stacked(results)

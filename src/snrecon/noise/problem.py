@@ -1,0 +1,155 @@
+"""What every estimator works on: a function of k-space, the point, and the noise that enters."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snrecon.data import Scan
+from snrecon.errors import InputError
+from snrecon.physics.jacobian import Linearization
+from snrecon.physics.thermal import NoiseColouring
+from snrecon.recon.base import Bound
+
+Reconstruction = Any
+"""A Reconstructor (anything with ``bind``) or a callable from k-space to image."""
+Progress = Callable[[int, int | None, str], None]
+"""``progress(done, total, message)``; total is None while it is not known."""
+
+
+def bind(recon: Reconstruction, scan: Scan) -> Bound:
+    """Bind a Reconstructor to the scan, or wrap a user's ``f(kspace)``.
+
+    Raises:
+        InputError: if it is neither.
+    """
+    if isinstance(recon, Bound):
+        return recon
+    if hasattr(recon, "bind"):
+        bound = recon.bind(scan)
+        if isinstance(bound, Bound):
+            return bound
+        return Bound(function=bound, method=_name(recon), batched=False)
+    if callable(recon):
+        return Bound(function=recon, method=_name(recon), batched=False)
+    raise InputError(
+        f"{recon!r} is no reconstruction: give a method, or a callable from k-space to image."
+    )
+
+
+def _name(recon: Any) -> str:
+    return str(getattr(recon, "name", "") or getattr(recon, "__name__", type(recon).__name__))
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """``x = f(y)`` at the measured ``y`` with noise ``n = L_w w``; one slice or one 3D grid."""
+
+    bound: Bound
+    scan: Scan
+
+    @staticmethod
+    def of(recon: Reconstruction, scan: Scan) -> Problem:
+        """Bind ``recon`` to a scan that is not a stack and whose noise is known.
+
+        Raises:
+            InputError: if the scan is a stack, its noise is unknown, or f returns no finite image.
+        """
+        if scan.layout == "stack":
+            raise InputError(f"{scan.source}: choose one slice of the stack (slice=N, --slice N).")
+        scan.require_noise()
+        return Problem(bind(recon, scan), scan)
+
+    @cached_property
+    def linearization(self) -> Linearization:
+        """f at the measured k-space."""
+        return Linearization(
+            self.bound.function,
+            self.scan.kspace,
+            linear=self.bound.linear,
+            batched=self.bound.batched,
+            own=self.bound.linearize,
+        )
+
+    @cached_property
+    def image(self) -> Tensor:
+        """``x = f(y)``.
+
+        Raises:
+            InputError: if it is not a finite tensor.
+        """
+        x = self.linearization.value
+        if not isinstance(x, Tensor):
+            raise InputError(f"the reconstruction returned {type(x).__name__}, not a tensor.")
+        if not bool(torch.isfinite(torch.view_as_real(x) if x.is_complex() else x).all()):
+            raise InputError(f"{self.scan.source}: the reconstruction has NaN or infinite voxels.")
+        return x.detach()
+
+    @cached_property
+    def direction(self) -> Tensor:
+        """``u = exp(i arg x)``; 1 where the image is 0. For a real image its sign."""
+        x = self.image
+        size = x.abs()
+        return torch.where(size > 0, x / size.clamp_min(torch.finfo(size.dtype).tiny), 1)
+
+    @cached_property
+    def colouring(self) -> NoiseColouring:
+        """``L_w``: white noise to noise of the scan, on sampled points only."""
+        return NoiseColouring.of(self.scan)
+
+    @cached_property
+    def full_sigma(self) -> Tensor | None:
+        """SD (real component) of optimal fully sampled SENSE, ``(*grid)``, 0 off the maps' support;
+        None when the image's units are not those of the maps."""
+        maps = self.bound.maps
+        if maps is None or tuple(self.image.shape) != tuple(maps.shape[1:]):
+            return None
+        power = (maps.abs() ** 2).sum(dim=0)
+        variance = torch.where(power > 0, 1 / (2 * power.clamp_min(1e-30)), 0)
+        spectrum = self.scan.require_noise().spectrum
+        return (variance if spectrum is None else variance * spectrum).sqrt()
+
+    def project(self, dx: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Components of ``dx`` ``(..., *image)`` along the image's phase and across it.
+
+        The second is None for real images.
+        """
+        if not self.image.is_complex():
+            return dx * self.direction, None
+        turned = dx * self.direction.conj()
+        return turned.real, turned.imag
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identifies scan and method, so that states of different problems are never mixed."""
+        digest = hashlib.sha256()
+        noise = self.scan.require_noise()
+        for tensor in (self.scan.kspace, self.scan.sampled, noise.covariance, noise.spectrum):
+            if tensor is not None:
+                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(self.image.detach().cpu().contiguous().numpy().tobytes()[: 1 << 16])
+        digest.update(repr((self.bound.method, self.bound.frozen)).encode())
+        return digest.hexdigest()
+
+
+def probe_generator(seed: int, index: int, stream: int) -> torch.Generator:
+    """An own generator for every probe, so that results do not depend on how probes are batched.
+
+    Args:
+        seed: The user's seed.
+        index: Number of the probe.
+        stream: Separates estimators that share a seed.
+    """
+    mixed = (seed & (2**64 - 1)) ^ (0x9E3779B97F4A7C15 * (stream + 1) & (2**64 - 1))
+    for word in (index + 1, stream):
+        mixed = (mixed + 0x9E3779B97F4A7C15 * (word + 1)) & (2**64 - 1)
+        mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+        mixed ^= mixed >> 31
+    return torch.Generator().manual_seed(mixed & (2**63 - 1))

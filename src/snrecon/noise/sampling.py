@@ -1,0 +1,198 @@
+"""The loop that sketch and replicas share: draw, accumulate, stop, save, resume."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from snrecon.data import relative_error
+from snrecon.errors import InputError, SnreconWarning
+from snrecon.noise.memory import chunk_size, peak_bytes
+from snrecon.noise.moments import Moments
+from snrecon.noise.problem import Problem, Progress
+from snrecon.noise.state import State, load_states, save_states
+
+BLOCK = 16
+"""The tolerance is looked at every 16 samples, whatever the chunk, so that the number of samples
+does not depend on the memory at hand."""
+SAVE_EVERY = 10.0
+"""Seconds between two writes of the state file."""
+UNLIMITED = 10**9
+
+Sampler = Callable[[range], Tensor]
+"""Numbers of the samples to image perturbations ``dx``, ``(len, *image)``."""
+
+
+@dataclass
+class StateFile:
+    """Where one slice's state lives; the other slices' states travel along."""
+
+    path: Path
+    index: int = 0
+    others: dict[int, State] = field(default_factory=dict)
+
+    @staticmethod
+    def at(path: str | Path | None, index: int = 0) -> StateFile | None:
+        """The state file at ``path`` with what it holds already; None for no path."""
+        if path is None:
+            return None
+        path = Path(path)
+        if not path.parent.is_dir():
+            raise InputError(f"{path}: the folder of the state file does not exist.")
+        return StateFile(path, index, load_states(path) if path.exists() else {})
+
+    def stored(self) -> State | None:
+        """State of this slice, if there is one."""
+        return self.others.get(self.index)
+
+    def write(self, state: State) -> None:
+        """Write this slice's state together with the others."""
+        self.others[self.index] = state
+        save_states(self.others, self.path)
+
+
+def run(
+    problem: Problem,
+    sampler: Sampler,
+    *,
+    estimator: str,
+    zero_mean: bool,
+    tolerance: float,
+    max_passes: int | None,
+    seed: int,
+    progress: Progress | None,
+    state_file: StateFile | None,
+    chunk: int | None,
+    details: dict[str, object],
+) -> State:
+    """Accumulate samples until the tolerance or ``max_passes`` is reached.
+
+    A KeyboardInterrupt (or any error) leaves the state file with every finished chunk.
+
+    Raises:
+        InputError: if the state file belongs to another scan, method, estimator or seed.
+    """
+    state = _start(problem, estimator, zero_mean, seed, state_file, details)
+    limit = UNLIMITED if max_passes is None else max_passes
+    done = state.seeds.get(seed, 0)
+    others = state.moments.count - done
+    limit -= others
+    saved = time.monotonic()
+    unsaved = False
+    try:
+        error = _error(state)
+        while done < limit and not _finished(state, tolerance, error):
+            indices = _next(done, limit, chunk)
+            dx, chunk = _draw(sampler, indices, chunk, problem)
+            state.moments.add(*problem.project(dx))
+            state.seeds[seed] = done = indices.stop
+            unsaved = True
+            error = _error(state)
+            if progress is not None:
+                total = _expected(state, tolerance, error, max_passes)
+                progress(state.moments.count, total, f"{estimator}: error of sigma {error:.1%}")
+            if state_file is not None and time.monotonic() - saved > SAVE_EVERY:
+                state_file.write(state)
+                saved, unsaved = time.monotonic(), False
+    finally:
+        if state_file is not None and unsaved:
+            state_file.write(state)
+    if not _finished(state, tolerance, error) and tolerance > 0:
+        warnings.warn(
+            f"the noise map's error is {error:.1%} after {state.moments.count} passes, above the "
+            f"tolerance of {tolerance:.1%}; raise max_passes (--max-passes) to reach it.",
+            SnreconWarning,
+            stacklevel=2,
+        )
+    return state
+
+
+def _start(
+    problem: Problem,
+    estimator: str,
+    zero_mean: bool,
+    seed: int,
+    state_file: StateFile | None,
+    details: dict[str, object],
+) -> State:
+    header = {
+        "fingerprint": problem.fingerprint,
+        "estimator": estimator,
+        "method": problem.bound.method,
+        "frozen": list(problem.bound.frozen),
+        "acceleration": problem.scan.acceleration,
+        "geometry": problem.scan.geometry,
+        "details": details,
+    }
+    stored = state_file.stored() if state_file is not None else None
+    if stored is None:
+        moments = Moments.empty(problem.image, zero_mean)
+        return State(moments, problem.image, problem.full_sigma, header)
+    assert state_file is not None
+    for key, what in (("fingerprint", "scan or method"), ("estimator", "estimator")):
+        if stored.header[key] != header[key]:
+            raise InputError(
+                f"{state_file.path}: the state is of another {what}; choose another --state file."
+            )
+    if seed not in stored.seeds:
+        raise InputError(
+            f"{state_file.path}: the state was drawn with seed {min(stored.seeds)}, not {seed}; "
+            "use that seed to go on, or another --state file and merge the two."
+        )
+    device = problem.image.device
+    stored.moments.sums = {k: v.to(device) for k, v in stored.moments.sums.items()}
+    return State(stored.moments, problem.image, problem.full_sigma, header, stored.seeds)
+
+
+def _next(start: int, limit: int, chunk: int | None) -> range:
+    """The next samples, never across a multiple of BLOCK; one until a chunk size is known."""
+    block_end = (start // BLOCK + 1) * BLOCK
+    return range(start, min(start + (chunk or 1), block_end, limit))
+
+
+def _draw(
+    sampler: Sampler, indices: range, chunk: int | None, problem: Problem
+) -> tuple[Tensor, int | None]:
+    """One chunk, measuring the memory of a sample the second time one is drawn alone; halved as
+    often as needed when memory runs out."""
+    if chunk is None and indices.start % BLOCK >= 1:
+        dx, size = peak_bytes(lambda: sampler(indices))
+        return dx, chunk_size(size, problem.scan.kspace.device)
+    try:
+        return sampler(indices), chunk
+    except RuntimeError as error:
+        short = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+        if not short or len(indices) == 1:
+            raise
+    half = len(indices) // 2
+    first, _ = _draw(sampler, indices[:half], 1, problem)
+    second, _ = _draw(sampler, indices[half:], 1, problem)
+    return torch.cat([first, second]), max(half, 1)
+
+
+def _error(state: State) -> float:
+    if state.moments.count < 2:
+        return math.inf
+    sigma, error = state.moments.sigma()
+    return relative_error(state.image, sigma, error)
+
+
+def _finished(state: State, tolerance: float, error: float) -> bool:
+    on_schedule = state.moments.count > 0 and state.moments.count % BLOCK == 0
+    return tolerance > 0 and on_schedule and error <= tolerance
+
+
+def _expected(
+    state: State, tolerance: float, error: float, max_passes: int | None
+) -> int | None:
+    if tolerance <= 0 or not math.isfinite(error):
+        return max_passes
+    needed = math.ceil(state.moments.count * (error / tolerance) ** 2 / BLOCK) * BLOCK
+    return needed if max_passes is None else min(needed, max_passes)

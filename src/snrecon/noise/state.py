@@ -1,0 +1,193 @@
+"""State files: what a run has accumulated, so that it can be resumed and merged."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snrecon.data import CONVENTION, Geometry, NoiseMap
+from snrecon.errors import InputError
+from snrecon.noise.moments import NAMES, Moments
+
+VERSION = 1
+
+
+@dataclass(eq=False)
+class State:
+    """Moments of one slice (or 3D grid) and all that is needed to turn them into a NoiseMap."""
+
+    moments: Moments
+    image: Tensor
+    full_sigma: Tensor | None
+    header: dict[str, Any]
+    """``fingerprint``, ``estimator``, ``method``, ``frozen``, ``acceleration``, ``details``."""
+    seeds: dict[int, int] = field(default_factory=dict)
+    """Samples drawn for each seed; probe k of a seed is always the same probe."""
+
+    def merged(self, other: State) -> State:
+        """Both sets of samples together.
+
+        Raises:
+            InputError: if they are of different problems, or share a seed.
+        """
+        for key, what in (("fingerprint", "scan or method"), ("estimator", "estimator")):
+            if self.header[key] != other.header[key]:
+                raise InputError(f"the states cannot be merged: they are of a different {what}.")
+        shared = sorted(set(self.seeds) & set(other.seeds))
+        if shared:
+            raise InputError(
+                f"the states cannot be merged: both used seed {shared[0]}, so their samples are "
+                "not independent; run one of them with another --seed."
+            )
+        return replace(
+            self, moments=self.moments.merged(other.moments), seeds={**self.seeds, **other.seeds}
+        )
+
+    def result(self) -> NoiseMap:
+        """The noise map of the samples so far."""
+        _, error = self.moments.sigma()
+        seeds = sorted(self.seeds)
+        details = {**self.header["details"], "seeds": {str(k): v for k, v in self.seeds.items()}}
+        return assemble(
+            self.image,
+            self.moments.covariance(),
+            standard_error=error,
+            full_sigma=self.full_sigma,
+            estimator=self.header["estimator"],
+            passes=float(self.moments.count),
+            seed=seeds[0] if seeds else None,
+            header=self.header,
+            details=details,
+        )
+
+
+def assemble(
+    image: Tensor,
+    covariance: Tensor,
+    *,
+    standard_error: Tensor | None,
+    full_sigma: Tensor | None,
+    estimator: str,
+    passes: float,
+    seed: int | None,
+    header: dict[str, Any],
+    details: dict[str, Any],
+) -> NoiseMap:
+    """A NoiseMap from the 2x2 covariance ``(3, *image)`` of ``conj(u) dx`` (Var a, Var b, Cov)."""
+    real = image.real.dtype if image.is_complex() else image.dtype
+    variance_a, variance_b, _ = covariance
+    sigma = variance_a.sqrt()
+    size = image.abs().to(sigma)
+    tiny = torch.finfo(real).tiny
+    # Without noise there is no SNR to speak of: such voxels (off the maps' support) carry zeros.
+    snr = torch.where(sigma > 0, size / sigma.clamp_min(tiny), 0)
+    phase = None
+    if image.is_complex():
+        phase = torch.where(size > 0, variance_b.sqrt() / size.clamp_min(tiny), 0).to(real)
+    g_factor = None
+    if full_sigma is not None:
+        root = float(header["acceleration"]) ** 0.5
+        full = full_sigma.to(sigma)
+        g_factor = torch.where(full > 0, sigma / (full * root).clamp_min(tiny), 0).to(real)
+    if standard_error is None:
+        standard_error = torch.zeros_like(sigma)
+    geometry = header.get("geometry")
+    return NoiseMap(
+        image=image,
+        sigma=sigma.to(real),
+        sigma_complex=(variance_a + variance_b).sqrt().to(real),
+        snr=snr.to(real),
+        sigma_phase=phase,
+        g_factor=g_factor,
+        standard_error=standard_error.to(real),
+        covariance=covariance.to(real),
+        estimator=estimator,
+        passes=passes,
+        seed=seed,
+        convention=CONVENTION,
+        frozen=tuple(header["frozen"]),
+        method=header["method"],
+        acceleration=float(header["acceleration"]),
+        geometry=geometry if isinstance(geometry, Geometry) else _geometry(geometry),
+        details=details,
+    )
+
+
+def _geometry(fields: dict[str, Any] | None) -> Geometry | None:
+    if not fields:
+        return None
+    return Geometry(**{name: tuple(value) for name, value in fields.items()})
+
+
+def save_states(states: dict[int, State], path: Path) -> None:
+    """Write all slices' states beside ``path``, then rename: an interrupt never tears the file."""
+    import h5py
+
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        with h5py.File(temporary, "w") as file:
+            file.attrs["snrecon_state"] = VERSION
+            for index, state in states.items():
+                group = file.create_group(f"slice_{index}")
+                header = {**state.header, "seeds": {str(k): v for k, v in state.seeds.items()}}
+                geometry = header.get("geometry")
+                if isinstance(geometry, Geometry):
+                    header["geometry"] = {k: list(v) for k, v in vars(geometry).items()}
+                group.attrs["header"] = json.dumps(header, default=str)
+                group.attrs["count"] = state.moments.count
+                group.attrs["zero_mean"] = state.moments.zero_mean
+                group["image"] = state.image.cpu().numpy()
+                if state.full_sigma is not None:
+                    group["full_sigma"] = state.full_sigma.cpu().numpy()
+                for name in NAMES:
+                    group[name] = state.moments.sums[name].cpu().numpy()
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: the state could not be written ({error}).") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_states(path: Path) -> dict[int, State]:
+    """Read a state file.
+
+    Raises:
+        InputError: if it is absent, not a state file, or damaged.
+    """
+    import h5py
+
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such state file.")
+    states = {}
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs.get("snrecon_state") != VERSION:
+                raise InputError(f"{path}: this is not a state file of this version of snrecon.")
+            for name, group in file.items():
+                header = json.loads(group.attrs["header"])
+                seeds = {int(k): int(v) for k, v in header.pop("seeds").items()}
+                arrays = {key: torch.from_numpy(np.asarray(group[key])) for key in group}
+                image = arrays["image"]
+                if any(arrays[key].shape != image.shape for key in NAMES):
+                    raise InputError(f"{path}: the state file is damaged (shapes differ).")
+                moments = Moments(
+                    int(group.attrs["count"]),
+                    {key: arrays[key].double() for key in NAMES},
+                    bool(group.attrs["zero_mean"]),
+                )
+                state = State(moments, image, arrays.get("full_sigma"), header, seeds)
+                states[int(name.removeprefix("slice_"))] = state
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: the state file is damaged ({error}).") from error
+    if not states:
+        raise InputError(f"{path}: the state file is empty.")
+    return states
