@@ -27,7 +27,7 @@ _HDR_BYTES = 2**20
 def base_name(path: str | Path) -> Path:
     """The name that both files share: without a ``.cfl`` or ``.hdr`` ending."""
     path = Path(path)
-    return path.with_suffix("") if path.suffix in (".cfl", ".hdr") else path
+    return path.with_name(path.stem) if path.suffix in (".cfl", ".hdr") else path
 
 
 def parts(path: str | Path) -> tuple[Path, Path]:
@@ -97,13 +97,18 @@ def write_cfl(
     shape = list(values.shape if dims is None else dims)
     if np.prod(shape, dtype=object) != values.size:
         raise InputError(f"{path}: {values.size} values cannot have the dimensions {shape}.")
-    shape += [1] * (16 - len(shape))
     header, data = parts(path)
     try:
-        values.astype("<c8").ravel(order="F").tofile(data)
-        header.write_text("# Dimensions\n" + " ".join(map(str, shape)) + " \n", encoding="ascii")
+        write_pair(header, data, values.reshape(shape, order="F"))
     except OSError as error:
         raise InputError(f"{base_name(path)}: cannot be written ({reason(error)}).") from error
+
+
+def write_pair(header: Path, data: Path, values: np.ndarray) -> None:
+    """Write header and data, dimensions padded with ones to BART's 16; OSError passes through."""
+    shape = [*values.shape, *(1,) * (16 - values.ndim)]
+    values.astype("<c8").ravel(order="F").tofile(data)
+    header.write_text("# Dimensions\n" + " ".join(map(str, shape)) + " \n", encoding="ascii")
 
 
 def to_bart(array: np.ndarray | Tensor, coils: bool, layout: str = "grid") -> np.ndarray:

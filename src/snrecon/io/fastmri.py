@@ -21,8 +21,8 @@ from torch import Tensor
 from snrecon.data import Geometry, Scan
 from snrecon.errors import InputError, SnreconWarning
 from snrecon.io.contents import Contents, complex_tensor, numeric_tensor
+from snrecon.io.fastmri_header import Header, oversampling_target, parse_header
 from snrecon.io.hdf5 import attributes, has_dataset, opened, read_dataset, read_text
-from snrecon.io.header import Header, oversampling_target, parse_header
 from snrecon.physics.fourier import fft, ifft
 
 _ATTRIBUTES = ("acquisition", "max", "norm", "patient_id", "acceleration", "num_low_frequency")

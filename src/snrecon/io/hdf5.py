@@ -111,6 +111,9 @@ def attributes(file: h5py.Group, names: tuple[str, ...]) -> dict[str, Any]:
     for name in names:
         if name not in file.attrs:
             continue
+        stored = file.attrs.get_id(name)
+        if int(np.prod(stored.shape, dtype=object)) * stored.dtype.itemsize > _TEXT_BYTES:
+            raise InputError(f"{file.file.filename}: the attribute '{name}' is too long.")
         value = file.attrs[name]
         if isinstance(value, h5py.Empty):
             continue

@@ -119,6 +119,14 @@ class Archive:
             return bytes(array.reshape(-1)[0]).decode("latin1")
         raise InputError(f"{self.label(name)} must be a single string.")
 
+    def strings(self, name: str) -> list[str]:
+        """A list of strings, or raise InputError."""
+        array = self.read(name)
+        if array.ndim != 1 or (array.size and array.dtype.kind != "U"):
+            raise InputError(f"{self.label(name)} must be a list of texts.")
+        with _damage(self.path):
+            return [str(value) for value in array]
+
     def number(self, name: str) -> float:
         """A single finite real number, or raise InputError."""
         array = self.read(name)

@@ -1,4 +1,7 @@
-"""The XML header of ISMRMRD, which fastMRI files carry too: what a scan needs to know of it."""
+"""The ISMRMRD header inside fastMRI files, read with the standard library alone.
+
+The reader of ISMRMRD files proper uses the schema of that format's own, optional, library.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +30,9 @@ class Header:
 
     encoded: Space = Space()
     recon: Space = Space()
-    centre_line: int | None = None
-    """Index of the k-space centre among the encoded phase-encoding steps."""
-    last_line: int | None = None
-    """Largest phase-encoding step."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """Field strength (T), TR, TE, flip angle, vendor, protocol, where stated."""
+    """Field strength, repetition and echo times, flip angle (SI units) and vendor, where stated;
+    nothing about the patient or the place."""
 
 
 def parse_header(text: str, name: str) -> Header:
@@ -54,20 +54,18 @@ def parse_header(text: str, name: str) -> Header:
     except (ElementTree.ParseError, ValueError, LookupError, RecursionError) as error:
         raise InputError(f"{name}: the ISMRMRD header is not valid XML.") from error
     encoding = _find(root, "encoding")
-    limits = _find(encoding, "encodingLimits", "kspace_encoding_step_1")
     facts: dict[str, Any] = {}
     for key, path, scale in (
-        ("field_strength_T", ("acquisitionSystemInformation", "systemFieldStrength_T"), 1.0),
-        ("repetition_time_s", ("sequenceParameters", "TR"), 1e-3),
-        ("echo_time_s", ("sequenceParameters", "TE"), 1e-3),
-        ("flip_angle_deg", ("sequenceParameters", "flipAngle_deg"), 1.0),
+        ("field_strength", ("acquisitionSystemInformation", "systemFieldStrength_T"), 1.0),
+        ("repetition_time", ("sequenceParameters", "TR"), 1e-3),
+        ("echo_time", ("sequenceParameters", "TE"), 1e-3),
+        ("flip_angle", ("sequenceParameters", "flipAngle_deg"), math.pi / 180),
     ):
         value = _number(_find(root, *path))
         if value is not None:
             facts[key] = value * scale
     for key, path in (
         ("vendor", ("acquisitionSystemInformation", "systemVendor")),
-        ("protocol", ("measurementInformation", "protocolName")),
         ("trajectory", ("encoding", "trajectory")),
     ):
         element = _find(root, *path)
@@ -76,8 +74,6 @@ def parse_header(text: str, name: str) -> Header:
     return Header(
         encoded=_space(_find(encoding, "encodedSpace")),
         recon=_space(_find(encoding, "reconSpace")),
-        centre_line=_whole(_find(limits, "center")),
-        last_line=_whole(_find(limits, "maximum")),
         facts=facts,
     )
 

@@ -1,0 +1,120 @@
+"""``save`` and ``save_image``: the format follows from the ending of the name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snrecon.data import NoiseMap, Scan
+from snrecon.errors import InputError
+from snrecon.io import cfl
+from snrecon.io.nifti import sidecar_attributes, write_nifti
+from snrecon.io.record import Record, from_image, from_noise_map, plain
+from snrecon.io.results import write_hdf5, write_npz
+from snrecon.io.staging import Staging, staged
+
+ENDINGS = (".h5", ".hdf5", ".npz", ".nii.gz", ".nii", ".cfl")
+
+
+def save(result: NoiseMap, path: str | Path) -> None:
+    """Write image, noise maps and metadata.
+
+    - ``.h5`` (``.hdf5``): datasets ``image`` complex64, ``sigma``, ``sigma_complex``,
+      ``sigma_phase``, ``snr``, ``g_factor``, ``standard_error`` float32, and ``covariance``; those
+      that do not exist are absent; attributes ``estimator``, ``passes``, ``seed``, ``convention``,
+      ``frozen``, ``method``, ``units``, ``acceleration``, ``snrecon_version``, ``layout``,
+      ``geometry`` and ``details`` (JSON);
+    - ``.npz``: the same names;
+    - ``NAME.nii.gz`` (``.nii``): ``NAME_image.nii.gz`` (magnitude), ``NAME_sigma.nii.gz``, ...,
+      with JSON sidecars;
+    - ``NAME.cfl``: BART's format, ``NAME.cfl`` the complex image, ``NAME_sigma.cfl``, ..., and
+      ``NAME.json`` with the metadata.
+
+    Files are written under other names in the same folder and renamed when all are complete.
+
+    Raises:
+        InputError: if the ending is unknown or the folder cannot be written to.
+        MissingExtraError: for NIfTI without nibabel.
+        ValueError: if a map contains NaN or infinite values; nothing is written then.
+    """
+    ending = _ending(path)
+    _write(from_noise_map(result), Path(path), ending)
+
+
+def save_image(
+    image: Tensor,
+    path: str | Path,
+    *,
+    scan: Scan | None = None,
+    method: str = "",
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Write an image ``(*grid)`` or ``(slice, ky, kx)`` without noise maps, as :func:`save` does.
+
+    Args:
+        image: Complex or real.
+        path: File; formats as for :func:`save`.
+        scan: Where the image comes from: gives geometry, layout and acceleration.
+        method: The reconstruction.
+        metadata: Further facts, kept as JSON under ``details``.
+
+    Raises:
+        InputError: if the ending is unknown or the folder cannot be written to.
+        MissingExtraError: for NIfTI without nibabel.
+        ValueError: if the image contains NaN or infinite values; nothing is written then.
+    """
+    ending = _ending(path)
+    attributes: dict[str, Any] = {
+        "method": method,
+        "units": str(NoiseMap.__dataclass_fields__["units"].default),
+        "details": json.dumps(plain(dict(metadata or {}))),
+    }
+    if scan is not None:
+        attributes["acceleration"] = scan.acceleration
+        attributes["source"] = scan.source
+    record = from_image(
+        torch.as_tensor(image),
+        attributes,
+        geometry=None if scan is None else scan.geometry,
+        layout="grid" if scan is None else scan.layout,
+    )
+    _write(record, Path(path), ending)
+
+
+def _ending(path: str | Path) -> str:
+    name = Path(path).name
+    for ending in ENDINGS:
+        if name.endswith(ending) and len(name) > len(ending):
+            return ending
+    raise InputError(f"{path}: the name of an output must end in one of {', '.join(ENDINGS)}.")
+
+
+def _write(record: Record, path: Path, ending: str) -> None:
+    base = path.with_name(path.name[: -len(ending)])
+    with staged() as staging:
+        if ending in (".h5", ".hdf5"):
+            write_hdf5(record, staging.path(path))
+        elif ending == ".npz":
+            write_npz(record, staging.path(path))
+        elif ending == ".cfl":
+            _write_cfl(record, base, staging)
+        else:
+            write_nifti(record, base, ending, staging)
+
+
+def _write_cfl(record: Record, base: Path, staging: Staging) -> None:
+    for name, array in record.arrays.items():
+        if name == "covariance":
+            continue
+        target = base if name == "image" else base.with_name(f"{base.name}_{name}")
+        header, data = (staging.path(part) for part in cfl.parts(target))
+        cfl.write_pair(header, data, cfl.to_bart(array, coils=False, layout=record.layout))
+    staging.path(base.with_name(f"{base.name}.json")).write_text(
+        json.dumps({"unit": record.units, **sidecar_attributes(record)}, indent=2) + "\n",
+        encoding="utf-8",
+    )
