@@ -1,0 +1,162 @@
+"""Conjugate gradients, and the solution of a linear system as a differentiable function."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snrecon.errors import SnreconWarning
+from snrecon.physics.operators import LinearOperator
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """What conjugate gradients found, and how well."""
+
+    value: Tensor
+    """The solution ``(*batch, *domain)``."""
+    iterations: Tensor
+    """Steps taken by each item of the batch, ``(*batch)``."""
+    residual: Tensor
+    """``|b - A x| / |b|`` of each item by the recursion, ``(*batch)``; 0 where b is zero."""
+    tolerance: float
+    """The relative residual that was asked for."""
+
+    @property
+    def converged(self) -> bool:
+        """Every item reached the tolerance."""
+        return bool((self.residual <= self.tolerance).all())
+
+
+def conjugate_gradient(
+    operator: LinearOperator,
+    b: Tensor,
+    iterations: int = 100,
+    tolerance: float = 1e-6,
+    x0: Tensor | None = None,
+    shift: float = 0.0,
+) -> Solution:
+    """Solve ``(A + shift) x = b`` for Hermitian positive (semi)definite A.
+
+    Each item of the leading batch axes has its own step sizes and stops by itself. For a
+    semidefinite A, b must lie in its range (normal equations always do); x then has no part in
+    the null space that ``x0`` does not have.
+
+    Truncated conjugate gradients are nonlinear in b. For derivatives use :func:`linear_solve`.
+    With ``tolerance=0`` exactly ``iterations`` steps are made without looking at the data, which
+    torch.func can differentiate step by step.
+
+    Args:
+        operator: A, Hermitian, positive semidefinite.
+        b: ``(*batch, *domain)``.
+        iterations: Most steps that are made.
+        tolerance: Stop an item when ``|b - A x| <= tolerance |b|``.
+        x0: Start, as b; zero when None.
+        shift: Non-negative multiple of the identity added to A.
+
+    Source: M. Hestenes and E. Stiefel, J. Res. Natl. Bur. Stand. 49 (1952) 409.
+    """
+    axes = tuple(range(-len(operator.domain), 0))
+
+    def apply(x: Tensor) -> Tensor:
+        return operator(x) + shift * x if shift else operator(x)
+
+    x = torch.zeros_like(b) if x0 is None else x0
+    residual = b if x0 is None else b - apply(x)
+    direction = residual
+    size = _squared(residual, axes)
+    right = _squared(b, axes)
+    goal = tolerance**2 * right
+    going = size > goal
+    steps = torch.zeros_like(size, dtype=torch.int64)
+    for _ in range(iterations):
+        if tolerance > 0 and not bool(going.any()):
+            break
+        image = apply(direction)
+        curvature = (direction.conj() * image).real.sum(dim=axes, keepdim=True)
+        # Zero curvature: converged to rounding, or a zero right-hand side.
+        going = going & (curvature > 0)
+        alpha = torch.where(going, size / torch.where(going, curvature, 1), 0)
+        x = x + alpha * direction
+        residual = residual - alpha * image
+        new = torch.where(going, _squared(residual, axes), size)
+        beta = torch.where(going, new / torch.where(going, size, 1), 0)
+        direction = residual + beta * direction
+        steps = steps + going
+        size = new
+        going = going & (size > goal)
+    relative = torch.where(right > 0, size / torch.where(right > 0, right, 1), size).sqrt()
+    return Solution(x, steps.squeeze(axes), relative.squeeze(axes), tolerance)
+
+
+def _squared(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    return (x.conj() * x).real.sum(dim=axes, keepdim=True)
+
+
+def linear_solve(
+    operator: LinearOperator,
+    b: Tensor,
+    shift: float = 0.0,
+    iterations: int = 1000,
+    tolerance: float = 1e-6,
+) -> Tensor:
+    """``(A + shift)^-1 b`` as a function that torch.func can differentiate in ``b``.
+
+    Solved by conjugate gradients to ``tolerance``. Its derivative is not that of the iteration
+    but of the solution: another converged solve, for jvp and for vjp (A is Hermitian); under vmap
+    the batch is solved at once. The operator and the shift are constants.
+
+    Args:
+        operator: A, Hermitian, positive semidefinite; see :func:`conjugate_gradient`.
+        b: ``(*batch, *domain)``.
+        shift: Non-negative multiple of the identity added to A.
+        iterations: Most steps that are made.
+        tolerance: Relative residual to reach; derivatives are accurate to the same degree.
+
+    Returns:
+        x, as ``b``. An SnreconWarning is issued when the tolerance was not reached.
+    """
+    solved: Tensor = _Solve.apply(b, operator, shift, iterations, tolerance)
+    return solved
+
+
+class _Solve(torch.autograd.Function):
+    """Linear in b, so that every derivative rule is the solve itself."""
+
+    @staticmethod
+    def forward(
+        b: Tensor, operator: LinearOperator, shift: float, iterations: int, tolerance: float
+    ) -> Tensor:
+        solution = conjugate_gradient(operator, b, iterations, tolerance, shift=shift)
+        if not solution.converged:
+            warnings.warn(
+                f"conjugate gradients stopped after {iterations} iterations at a relative residual "
+                f"of {float(solution.residual.max()):.1e} (wanted: {tolerance:.1e}); allow more "
+                "iterations or regularise.",
+                SnreconWarning,
+                stacklevel=3,
+            )
+        return solution.value
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.settings = inputs[1:]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
+        return _Solve.apply(gradients[0], *ctx.settings), None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        solved: Tensor = _Solve.apply(tangents[0], *ctx.settings)
+        return solved
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], b: Tensor, *rest: Any) -> Any:
+        if in_dims[0] is None:
+            return _Solve.apply(b, *rest), None
+        return _Solve.apply(b.movedim(in_dims[0], 0), *rest), 0
