@@ -43,7 +43,7 @@ class ForwardModel:
     @property
     def frozen(self) -> tuple[str, ...]:
         """What was estimated from the data and is held fixed."""
-        return () if self.maps_source == "given" else ("coil maps",)
+        return () if self.maps_source.startswith(("given", "ones")) else ("coil maps",)
 
 
 def forward_model(scan: Scan) -> ForwardModel:

@@ -1,0 +1,130 @@
+"""SENSE: least-squares image of undersampled multi-coil data, with or without Tikhonov term."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from snrecon.data import Scan
+from snrecon.errors import InputError
+from snrecon.physics.fourier import grid_axes, ifft
+from snrecon.physics.gram import DENSE_LIMIT, varying_axes
+from snrecon.recon.base import Bound, Reconstructor
+from snrecon.recon.forward_model import ForwardModel, forward_model
+from snrecon.recon.lattice import regular_lattice, unfold_matrices
+from snrecon.recon.line_inverse import LineInverse
+from snrecon.recon.zero_filled import matched_filter
+
+Solver = Literal["auto", "cg", "unfold", "lines"]
+SOLVERS = ("auto", "cg", "unfold", "lines")
+
+
+class Sense(Reconstructor):
+    """``argmin_x |A x - y|^2 + lamda |x|^2`` for whitened data and maps (Pruessmann et al. 1999,
+    2001), which makes the data term the metric of ``Psi^-1``. The image is the object itself,
+    exactly zero where all maps are.
+
+    Solvers, all for the same minimiser:
+
+    - ``"unfold"``: closed form for regular undersampling (any lattice, without extra calibration
+      lines);
+    - ``"lines"``: masks that vary along one axis; the normal equations fall apart into one dense
+      matrix per line of voxels, which is inverted exactly;
+    - ``"cg"``: conjugate gradients on the normal equations, for any mask; its derivative is that
+      of the solution, another solve;
+    - ``"auto"``: the first of these that the mask allows and memory holds.
+
+    With ``lamda = 0`` and more unknowns than data the image is the minimum-norm solution.
+
+    Args:
+        lamda: Weight of ``|x|^2``, not negative; 1 is the weight of white noise of SD 1 in the
+            image.
+        solver: See above.
+        iterations: Most CG iterations.
+        tolerance: CG stops when the residual is this small relative to the right-hand side. None:
+            1e-6 in single, 1e-12 in double precision.
+
+    Raises:
+        InputError: for a negative or non-finite ``lamda``, an unknown solver, or (when bound) a
+            mask that the solver cannot treat.
+    """
+
+    name = "sense"
+
+    def __init__(
+        self,
+        lamda: float = 0.0,
+        solver: Solver = "auto",
+        iterations: int = 200,
+        tolerance: float | None = None,
+    ) -> None:
+        if not 0 <= lamda < float("inf"):
+            raise InputError(f"lambda must be zero or positive and finite, not {lamda}.")
+        if solver not in SOLVERS:
+            raise InputError(f"the solver of sense is one of {', '.join(SOLVERS)}, not {solver!r}.")
+        if iterations < 1:
+            raise InputError(f"sense needs at least one iteration, not {iterations}.")
+        self.lamda, self.solver = float(lamda), solver
+        self.iterations, self.tolerance = iterations, tolerance
+
+    def bind(self, scan: Scan, generator: torch.Generator | None = None) -> Bound:
+        """k-space ``(..., coil, *grid)`` to image ``(..., *grid)``."""
+        model = forward_model(scan)
+        function, details = self._solver(model)
+        return Bound(
+            function,
+            self.name,
+            frozen=model.frozen,
+            linear=True,
+            maps=model.maps,
+            details={"lambda": self.lamda, "maps": model.maps_source, **details},
+        )
+
+    def _solver(self, model: ForwardModel) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+        """The function and what to say about it."""
+        axes = varying_axes(model.mask)
+        if self.solver in ("auto", "unfold"):
+            unfold = self._unfold(model)
+            if unfold is not None:
+                return unfold, {"solver": "unfold"}
+            if self.solver == "unfold":
+                raise InputError(
+                    "sense by unfolding needs regular undersampling whose step divides the matrix "
+                    "size, without extra calibration lines; use solver='auto'."
+                )
+        if self.solver == "lines" and len(axes) > 1:
+            raise InputError(
+                "sense line by line needs a mask that varies along one axis only; use solver='cg'."
+            )
+        if self.solver != "cg" and len(axes) <= 1:
+            axis = axes[0] if axes else -model.mask.ndim
+            size = model.mask.numel() * model.mask.shape[axis] * model.maps.element_size()
+            if self.solver == "lines" or size <= DENSE_LIMIT:
+                inverse = LineInverse(model.maps, model.mask, axis, self.lamda)
+                return (
+                    lambda y: inverse(matched_filter(model, y, inverse.dtype)).to(y.dtype),
+                    {"solver": "lines", "condition": inverse.condition},
+                )
+        return self._conjugate_gradient(model)
+
+    def _unfold(self, model: ForwardModel) -> Callable[[Tensor], Tensor] | None:
+        lattice = regular_lattice(model.mask)
+        if lattice is None:
+            return None
+        unfolding = unfold_matrices(model.maps, lattice, self.lamda)
+        grid = tuple(model.mask.shape)
+
+        def reconstruct(y: Tensor) -> Tensor:
+            aliased = ifft(model.whiten(y) * model.mask, grid_axes(len(grid)))
+            batch = y.shape[: -1 - len(grid)]
+            return unfolding(aliased.flatten(-len(grid))).reshape(*batch, *grid)
+
+        return reconstruct
+
+    def _conjugate_gradient(
+        self, model: ForwardModel
+    ) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+        raise NotImplementedError
