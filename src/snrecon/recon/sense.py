@@ -12,6 +12,7 @@ from snrecon.data import Scan
 from snrecon.errors import InputError
 from snrecon.physics.fourier import grid_axes, ifft
 from snrecon.physics.gram import DENSE_LIMIT, varying_axes
+from snrecon.physics.solvers import linear_solve
 from snrecon.recon.base import Bound, Reconstructor
 from snrecon.recon.forward_model import ForwardModel, forward_model
 from snrecon.recon.lattice import regular_lattice, unfold_matrices
@@ -58,7 +59,7 @@ class Sense(Reconstructor):
         self,
         lamda: float = 0.0,
         solver: Solver = "auto",
-        iterations: int = 200,
+        iterations: int = 500,
         tolerance: float | None = None,
     ) -> None:
         if not 0 <= lamda < float("inf"):
@@ -127,4 +128,16 @@ class Sense(Reconstructor):
     def _conjugate_gradient(
         self, model: ForwardModel
     ) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
-        raise NotImplementedError
+        gram, dtype = model.encoding.gram, model.maps.dtype
+        tolerance = self.tolerance
+        if tolerance is None:
+            tolerance = 1e-6 if dtype == torch.complex64 else 1e-12
+
+        def reconstruct(y: Tensor) -> Tensor:
+            right = matched_filter(model, y).to(dtype)
+            x = linear_solve(gram, right, self.lamda, self.iterations, tolerance)
+            return x.to(y.dtype)
+
+        return reconstruct, {
+            "solver": "cg", "iterations": self.iterations, "tolerance": tolerance
+        }
