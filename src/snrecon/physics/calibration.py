@@ -8,8 +8,8 @@ from torch import Tensor
 from snrecon.errors import InputError
 from snrecon.physics.gram import varying_axes
 
-KERNEL = 6
-"""Usual kernel width of ESPIRiT, k-space samples along each axis."""
+FEWEST_LINES = 4
+"""Fewest calibration lines along an undersampled axis from which coil maps are estimated."""
 
 
 def calibration_region(mask: Tensor, minimum: int = 1) -> tuple[slice, ...]:
@@ -96,6 +96,21 @@ def _grow(profile: Tensor) -> list[tuple[int, int]]:
                     bounds[axis] = (line, hi) if side == 0 else (lo, line + 1)
                     growing = True
     return bounds
+
+
+def peripheral_energy(kspace: Tensor, mask: Tensor) -> float:
+    """Mean energy of a sample and coil in the periphery of k-space: an upper bound of the noise.
+
+    The median over the outermost tenth of the sampled points (by largest relative distance along
+    any axis), where little signal is left.
+    """
+    radius = torch.zeros((), device=mask.device)
+    for axis, n in enumerate(mask.shape):
+        distance = (torch.arange(n, device=mask.device) - n // 2).abs() / max(1, n // 2)
+        radius = torch.maximum(radius, distance.reshape(-1, *(1,) * (mask.ndim - axis - 1)))
+    sampled = radius.expand(mask.shape)[mask]
+    outer = mask & (radius >= sampled.quantile(0.9) if len(sampled) < 2**24 else radius > 0.9)
+    return float(kspace[:, outer].abs().square().mean(0).median()) if bool(outer.any()) else 0.0
 
 
 def low_resolution(kspace: Tensor, region: tuple[slice, ...]) -> Tensor:

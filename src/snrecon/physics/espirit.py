@@ -16,13 +16,20 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from snrecon.errors import InputError
+from snrecon.physics.fourier import grid_axes, ifft
 
 THRESHOLD = 0.02
 """Smallest singular value kept, relative to the largest."""
-CROP = 0.8
-"""Smallest eigenvalue of the support."""
+CROP = 0.75
+"""Smallest eigenvalue of the support: low, for a hole in the head is worse than a wide support."""
 BLOCK_BYTES = 2**27
 """Largest coil x coil x voxel array held at once."""
+OBJECT = 0.01
+"""Smallest energy of the object in the low-resolution image, relative to the largest."""
+WEAKEST = 0.02
+"""The weakest response counts as this quantile, for noisy places at the rim."""
+REFERENCE_PLACES = 500
+"""About so many places are tried for the reference coil."""
 SQUARINGS = 7
 """The eigenvector is found from the matrix raised to the power ``2**SQUARINGS``."""
 
@@ -34,12 +41,13 @@ def espirit(
     threshold: float = THRESHOLD,
     crop: float = CROP,
     fill: bool = True,
+    noise_variance: float = 0.0,
 ) -> Tensor:
     """Coil maps ``(coil, *grid)`` from a fully sampled block of k-space.
 
     The maps have ``sum |S|^2 = 1`` on the support and are exactly 0 off it. Their phase is
-    relative to the strongest virtual coil of the calibration data (its principal component), so
-    they are deterministic.
+    relative to one fixed combination of the coils, chosen to have no null inside the object where
+    possible, so they are deterministic and smooth.
 
     Args:
         calibration: ``(coil, *block)`` complex, a central block of k-space, best whitened.
@@ -49,11 +57,13 @@ def espirit(
             count as noise.
         crop: The support is where the eigenvalue (between 0 and 1) is at least this.
         fill: Fill holes of the support that the background cannot reach.
+        noise_variance: ``E|n|^2`` of a calibration sample, 1 for whitened data. Singular values
+            that noise alone would have are dropped too, whatever ``threshold`` says.
 
     Raises:
         InputError: if the block is smaller than the kernel, or holds no signal.
     """
-    maps, values = espirit_eigen(calibration, grid, kernel, threshold)
+    maps, values = espirit_eigen(calibration, grid, kernel, threshold, noise_variance)
     support = values >= crop
     if fill:
         support = fill_holes(support)
@@ -65,6 +75,7 @@ def espirit_eigen(
     grid: tuple[int, ...],
     kernel: int | tuple[int, ...] = 6,
     threshold: float = THRESHOLD,
+    noise_variance: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Unit-norm principal eigenvectors ``(coil, *grid)`` and eigenvalues ``(*grid)`` everywhere.
 
@@ -83,16 +94,24 @@ def espirit_eigen(
             f"{' x '.join(map(str, widths))}: give coil maps (--maps FILE) or more calibration "
             "lines."
         )
-    projection = _signal_projection(calibration, widths, threshold)
+    projection = _signal_projection(calibration, widths, threshold, noise_variance)
     correlation = _correlation_kernel(projection, calibration.shape[0], widths)
-    reference = _reference_coil(calibration)
+    # On the coarse grid of the block itself the choice of the reference costs little.
+    reference = _reference_coil(calibration, *_solve(correlation, block, calibration))
+    return _solve(correlation, grid, calibration, reference)
+
+
+def _solve(
+    correlation: Tensor, grid: tuple[int, ...], calibration: Tensor, reference: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Eigenvectors and eigenvalues on a grid, from the kernels of :func:`_correlation_kernel`."""
     maps = torch.empty((calibration.shape[0], *grid), dtype=calibration.dtype,
                        device=calibration.device)
     values = torch.empty(grid, dtype=calibration.real.dtype, device=calibration.device)
     if len(grid) == 2:
         _solve_slice(correlation, reference, maps, values)
         return maps, values
-    waves = _waves(grid[0], widths[0], calibration)
+    waves = _waves(grid[0], (correlation.shape[2] + 1) // 2, calibration)
     for z in range(grid[0]):  # one plane of kernels at a time bounds the memory
         plane = torch.tensordot(waves[z], correlation, dims=([0], [2]))
         _solve_slice(plane, reference, maps[:, z], values[z])
@@ -105,17 +124,19 @@ def kernel_widths(
     """Kernel width along each axis of a calibration block.
 
     ``kernel``, reduced until the calibration matrix has at most ``largest`` columns (which bounds
-    time and memory of its eigenvalue problem for many coils and in 3D), and to no more than half
-    of the block along each axis, so that there are as many patches as kernel positions.
+    time and memory of its eigenvalue problem for many coils and in 3D), and to a quarter of the
+    block plus two along each axis: with few lines, more patches are worth more than wider kernels.
     """
     for width in range(kernel, 1, -1):
-        widths = tuple(min(width, (b + 1) // 2) for b in block)
+        widths = tuple(min(width, b // 4 + 2, (b + 1) // 2) for b in block)
         if coils * math.prod(widths) <= largest:
             break
     return widths
 
 
-def _signal_projection(calibration: Tensor, widths: tuple[int, ...], threshold: float) -> Tensor:
+def _signal_projection(
+    calibration: Tensor, widths: tuple[int, ...], threshold: float, noise_variance: float
+) -> Tensor:
     """Projection onto the signal part of the patches, ``(n, n)``, n = coil * kernel points."""
     gram = torch.zeros((), dtype=calibration.dtype, device=calibration.device)
     first = widths[0]
@@ -132,7 +153,11 @@ def _signal_projection(calibration: Tensor, widths: tuple[int, ...], threshold: 
     top = power[-1]
     if not bool(top > 0):
         raise InputError("the calibration lines hold no signal, so no coil maps can be estimated.")
-    signal = vectors[:, power > threshold**2 * top]
+    patches_total = math.prod(b - w + 1 for b, w in zip(calibration.shape[1:], widths))
+    # Largest eigenvalue of the Gram matrix of pure white noise (Marchenko and Pastur).
+    edge = noise_variance * (math.sqrt(patches_total) + math.sqrt(len(power))) ** 2
+    floor = torch.clamp(top * threshold**2, min=edge).minimum(top / 4)
+    signal = vectors[:, power > floor]
     return signal @ signal.mH
 
 
@@ -160,13 +185,36 @@ def _correlation_kernel(projection: Tensor, coils: int, widths: tuple[int, ...])
     return (result / points).reshape(coils, coils, *shape)
 
 
-def _reference_coil(calibration: Tensor) -> Tensor:
-    """Principal coil combination ``(coil,)`` of the calibration data, of fixed phase."""
-    flat = calibration.flatten(1)
-    _, vectors = torch.linalg.eigh(flat @ flat.mH)
-    principal = vectors[:, -1]
-    largest = principal[principal.abs().argmax()]
-    return principal * (largest.conj() / largest.abs())
+def _reference_coil(calibration: Tensor, maps: Tensor, values: Tensor) -> Tensor:
+    """Reference combination ``(coil,)`` for the phase of the maps, from places in the object.
+
+    Args:
+        calibration: Block ``(coil, *block)``.
+        maps: Unit eigenvectors on the block's own grid, ``(coil, *block)``.
+        values: Their eigenvalues ``(*block)``.
+    """
+    energy = ifft(calibration, grid_axes(calibration.ndim - 1)).abs().square().sum(0).flatten()
+    inside = (energy > OBJECT * energy.max()) & (values.flatten() > CROP)
+    if not bool(inside.any()):
+        inside = energy == energy.max()
+    return reference_combination(maps.flatten(1)[:, inside])
+
+
+def reference_combination(places: Tensor) -> Tensor:
+    """Combination ``(coil,)`` of the coils that has no null inside the object, of fixed phase.
+
+    The phase of the maps is relative to it, so a null would be a vortex in the image's phase; the
+    principal component of an array around the head has one in the middle. Taken is the matched
+    combination of one place, the place for which its weakest response in the object is strongest.
+
+    Args:
+        places: Unit sensitivities ``(coil, place)`` at voxels of the object.
+    """
+    places = places[:, :: max(1, places.shape[1] // REFERENCE_PLACES)]
+    response = (places.mH @ places).abs()
+    best = places[:, response.quantile(WEAKEST, dim=1).argmax()]
+    largest = best[best.abs().argmax()]
+    return best * (largest.conj() / largest.abs())
 
 
 def _waves(n: int, width: int, like: Tensor) -> Tensor:
@@ -177,7 +225,9 @@ def _waves(n: int, width: int, like: Tensor) -> Tensor:
     return torch.polar(torch.ones_like(phase), phase).to(like)
 
 
-def _solve_slice(correlation: Tensor, reference: Tensor, maps: Tensor, values: Tensor) -> None:
+def _solve_slice(
+    correlation: Tensor, reference: Tensor | None, maps: Tensor, values: Tensor
+) -> None:
     """Eigenproblem of one 2D slice, written into ``maps`` ``(coil, ky, kx)`` and ``values``."""
     coils, rows, columns = maps.shape
     by_row = _waves(rows, (correlation.shape[2] + 1) // 2, correlation)
@@ -188,9 +238,10 @@ def _solve_slice(correlation: Tensor, reference: Tensor, maps: Tensor, values: T
         some = by_row[start : start + size]
         matrices = torch.einsum("yp,xpe->yxe", some, partial)
         vectors, found = principal_eigenvector(matrices.reshape(-1, coils, coils))
-        projected = vectors @ reference.conj()
-        amount = projected.abs().clamp_min(torch.finfo(values.dtype).tiny)
-        vectors = vectors * (projected.conj() / amount)[:, None]
+        if reference is not None:
+            projected = vectors @ reference.conj()
+            amount = projected.abs().clamp_min(torch.finfo(values.dtype).tiny)
+            vectors = vectors * (projected.conj() / amount)[:, None]
         maps[:, start : start + size] = vectors.mT.reshape(coils, -1, columns)
         values[start : start + size] = found.reshape(-1, columns)
 
