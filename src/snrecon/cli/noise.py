@@ -13,6 +13,7 @@ from snrecon.cli.options import (
     add_method,
     add_scan,
     count,
+    load_command,
     load_method,
     load_scan,
     positive,
@@ -57,24 +58,26 @@ def run(args: argparse.Namespace) -> None:
     if args.state is not None:
         output.writable(args.state, [args.scan, args.out], "--state")
     scan = load_scan(args)
-    options = {
-        "tolerance": args.tolerance,
-        "max_passes": args.max_passes,
-        "seed": args.seed,
-        "state": args.state,
-    }
+    recon = load_command(args) if args.method is None else load_method(args)
     from snrecon.noise import noise_map
-    from snrecon.recon.command import Command
 
-    recon = Command(args.command) if args.command else load_method(args)
     with Progress(args.method or "external command") as progress:
-        result = noise_map(recon, scan, estimator=args.estimator, progress=progress, **options)
+        result = noise_map(
+            recon,
+            scan,
+            estimator=args.estimator,
+            tolerance=args.tolerance,
+            max_passes=args.max_passes,
+            seed=args.seed,
+            progress=progress,
+            state=args.state,
+        )
     started = time.time()
     result.save(out)
     from snrecon.report.result_text import describe_repetitions, describe_result
 
     print(describe_result(result))
-    if scan.repetitions is not None:
+    if scan.repetitions is not None and scan.repetitions.shape[0] > 1:
         print(describe_repetitions(recon, scan, result))
     for path in output.written(out, started):
         print(f"wrote {path}")
@@ -86,9 +89,6 @@ def _check(args: argparse.Namespace) -> None:
     if (args.method is None) == (args.command is None):
         raise InputError("give the reconstruction either as --method NAME or as --command TEXT.")
     if args.command is not None:
-        for word in ("{kspace}", "{image}"):
-            if word not in args.command:
-                raise InputError(f"--command must contain {word}, the cfl file that stands there.")
         if args.estimator not in ("auto", "replicas"):
             raise InputError(
                 f"--estimator {args.estimator} needs a reconstruction that can be differentiated; "

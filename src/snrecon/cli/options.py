@@ -111,6 +111,13 @@ def load_method(args: argparse.Namespace) -> Reconstructor:
     return load(args.method, lamda=args.lamda)
 
 
+def load_command(args: argparse.Namespace) -> Reconstructor:
+    """The external reconstruction that the options describe."""
+    from snrecon.recon.command import Command
+
+    return Command(args.command)
+
+
 def number(text: str) -> float:
     """A finite number."""
     try:

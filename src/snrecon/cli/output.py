@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from glob import escape
 from importlib.util import find_spec
 from pathlib import Path
 
 from snrecon.errors import InputError, MissingExtraError
-
-SUFFIXES = (".h5", ".npz", ".nii.gz", ".cfl")
 
 
 def checked(path: Path, inputs: Iterable[Path] = (), option: str = "--out") -> Path:
@@ -19,11 +18,11 @@ def checked(path: Path, inputs: Iterable[Path] = (), option: str = "--out") -> P
         InputError: if the ending is unknown, the folder is missing or not writable, the path is a
             folder, or it is one of the ``inputs``.
     """
-    suffix = next((s for s in SUFFIXES if path.name.lower().endswith(s)), None)
-    if suffix is None or len(path.name) == len(suffix):
-        known = ", ".join(f"NAME{s}" for s in SUFFIXES)
+    ending = _ending(path)
+    if ending is None or len(path.name) == len(ending):
+        known = ", ".join(f"NAME{e}" for e in _endings())
         raise InputError(f"{option} {path}: the name must end in a known format: {known}.")
-    if suffix == ".nii.gz" and find_spec("nibabel") is None:
+    if ending.startswith(".nii") and find_spec("nibabel") is None:
         raise MissingExtraError("writing NIfTI files", "nifti")
     return writable(path, inputs, option)
 
@@ -44,16 +43,21 @@ def writable(path: Path, inputs: Iterable[Path] = (), option: str = "--out") -> 
 
 
 def written(path: Path, since: float) -> list[Path]:
-    """Files that saving to ``path`` made since that time (one, or one for each map)."""
-    stem = path.name
-    for suffix in SUFFIXES:
-        if stem.lower().endswith(suffix):
-            stem = stem[: -len(suffix)]
-    near = [p for p in path.parent.glob(f"{_literal(stem)}*") if p.stat().st_mtime >= since - 1]
-    return sorted(p for p in near if p == path or p.name.startswith((f"{stem}_", f"{stem}.")))
+    """Files that saving to ``path`` made since that time: one, or one and more for each map."""
+    ending = _ending(path)
+    if ending not in (".nii.gz", ".nii", ".cfl"):
+        return [path]
+    stem = path.name[: -len(ending)]
+    near = path.parent.glob(f"{escape(stem)}[_.]*")
+    kinds = (ending, ".hdr", ".json")
+    return sorted(p for p in near if p.name.endswith(kinds) and p.stat().st_mtime >= since - 1)
 
 
-def _literal(stem: str) -> str:
-    from glob import escape
+def _endings() -> tuple[str, ...]:
+    from snrecon.io.save import ENDINGS
 
-    return escape(stem)
+    return ENDINGS
+
+
+def _ending(path: Path) -> str | None:
+    return next((e for e in _endings() if path.name.endswith(e)), None)

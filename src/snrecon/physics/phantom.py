@@ -219,7 +219,7 @@ def simulate_scan(
     coils: int = 8,
     acceleration: float = 4.0,
     calibration: int | None = 20,
-    mask: str = "random",
+    mask: str = "poisson1d",
     snr: float = 40.0,
     seed: int = 0,
     with_maps: bool = False,

@@ -31,6 +31,11 @@ class Agreement:
         return self.correlation / self.ceiling if self.ceiling > 0 else float("nan")
 
     def __str__(self) -> str:
+        if self.ceiling == 0:
+            return (
+                f"no spatial structure beyond sampling error, mean ratio {self.mean_ratio:.4f}, "
+                f"{self.voxels} voxels"
+            )
         return (
             f"correlation {self.correlation:.4f} (ceiling {self.ceiling:.4f} from sampling error, "
             f"corrected {self.corrected:.4f}), mean ratio {self.mean_ratio:.4f}, "

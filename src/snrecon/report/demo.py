@@ -20,6 +20,9 @@ from snrecon.report.result_text import inside
 Progress = Callable[[int, int | None, str], None]
 PASSES = 200
 """Probes, and as many replicas: about 5 % error of sigma each."""
+PENALTY = 0.005
+"""Lambda of SENSE: about the noise variance of the whitened data over the mean power of the image
+(Wiener), without which random sampling leaves SENSE too ill-conditioned to be of use."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +30,7 @@ class Demo:
     """What the demonstration found and wrote."""
 
     files: tuple[Path, ...]
+    """What was written; the NIfTI maps of a result are one entry with a ``*``."""
     network: NoiseMap
     """VarNet with the sketch."""
     sense: NoiseMap
@@ -78,11 +82,12 @@ class Demo:
             recon, scan, estimator="replicas", max_passes=passes, seed=2, progress=progress
         )
         tell("sense: analytic map")
-        sense = noise_map(load("sense"), scan, estimator="analytic", progress=progress)
+        sense = noise_map(load("sense", lamda=PENALTY), scan, estimator="analytic")
         tell("writing")
         name = method.replace(":", "_")
         files += _save(network, folder, name)
-        files += _save(replicas, folder, f"{name}_monte_carlo")
+        files.append(folder / f"{name}_monte_carlo.h5")
+        replicas.save(files[-1])
         files += _save(sense, folder, "sense")
         files.append(figure(network, folder / "demo.png", monte_carlo=replicas, other=sense))
         check = agreement(network, replicas)
@@ -115,14 +120,12 @@ def _folder(folder: Path) -> Path:
 
 def _save(result: NoiseMap, folder: Path, name: str) -> list[Path]:
     """As ``.h5``, and as NIfTI where its library is there."""
-    from snrecon.io import save
-
     path = folder / f"{name}.h5"
-    save(result, path)
+    result.save(path)
     if find_spec("nibabel") is None:
         return [path]
-    save(result, folder / f"{name}.nii.gz")
-    return [path, *sorted(folder.glob(f"{name}_*.nii.gz"))]
+    result.save(folder / f"{name}.nii.gz")
+    return [path, folder / f"{name}_*.nii.gz"]
 
 
 def save_scan(scan: Scan, path: Path) -> Path:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from snrecon.data import NoiseMap
-from snrecon.report.agreement import agreement
+from snrecon.report.agreement import Agreement, agreement
 from snrecon.report.result_text import inside
 
-Panel = Callable[[Any, Any], None]
-"""``panel(axes, figure)`` draws itself."""
+Panel = Callable[[Any], None]
+"""Draws itself into the axes it is given."""
 COLUMNS = 4
 UNIT = "image units"
 
@@ -31,7 +31,8 @@ def figure(
 
     Panels: image, sigma, SNR, g-factor; then, where there is something to show, the standard error
     of sigma in per cent, the ratio to and the scatter against a Monte Carlo map, and the sigma of
-    another method on the same scale. Where there is no signal (``|x| < 3 sigma``) maps are grey.
+    another method on the same scale. Maps are grey where most voxels have no signal
+    (``|x| < 3 sigma``).
     A volume or stack is shown at its middle slice.
 
     Args:
@@ -48,22 +49,38 @@ def figure(
 
     result, monte_carlo, other = (_middle(r) for r in (result, monte_carlo, other))  # type: ignore
     panels = _panels(result, monte_carlo, other)
-    rows = -(-len(panels) // COLUMNS)
     with matplotlib.rc_context({"font.size": 11, "axes.titlesize": 12}):
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        columns = min(COLUMNS, len(panels))
-        drawing = Figure(figsize=(3.2 * columns, 3.15 * rows + 0.4), layout="constrained")
-        FigureCanvasAgg(drawing)
-        drawing.suptitle(title or _title(result), fontsize=13)
-        grid = drawing.subplots(rows, columns, squeeze=False)
-        for axes, panel in zip(grid.flat, panels, strict=False):
-            panel(axes, drawing)
-        for axes in grid.flat[len(panels) :]:
-            axes.set_axis_off()
-        drawing.savefig(path, dpi=110)
+        drawing = _draw(panels, title or _title(result))
+        drawing.savefig(path, dpi=100)
     return Path(path)
+
+
+def _draw(panels: list[Panel], title: str) -> Any:
+    """Panels on a grid of equal squares, each with room for its colour bar."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    square, right, below, above = 2.35, 0.85, 0.65, 0.5  # inches
+    width, height = columns * (square + right) + 0.1, rows * (square + below) + above
+    drawing = Figure(figsize=(width, height))
+    FigureCanvasAgg(drawing)
+    drawing.text(0.5, 1 - 0.24 / height, title, ha="center", va="center", fontsize=13)
+    for index, panel in enumerate(panels):
+        row, column = divmod(index, columns)
+        left = 0.1 + column * (square + right)
+        bottom = height - above - (row + 1) * (square + below) + 0.45
+        axes = drawing.add_axes((left / width, bottom / height, square / width, (square) / height))
+        panel(axes)
+    return drawing
+
+
+def _bar(axes: Any, mappable: Any, label: str) -> Any:
+    """A colour bar as high as its panel."""
+    bar = axes.figure.colorbar(mappable, cax=axes.inset_axes((1.02, 0, 0.05, 1)))
+    bar.set_label(label, labelpad=2)
+    return bar
 
 
 def _middle(result: NoiseMap | None) -> NoiseMap | None:
@@ -90,15 +107,17 @@ def _title(result: NoiseMap) -> str:
 
 
 def _panels(result: NoiseMap, monte_carlo: NoiseMap | None, other: NoiseMap | None) -> list[Panel]:
-    where = inside(result)
+    where = _shown(result)
     size = result.image.abs()
     shared = [result.sigma[where]]
     if other is not None:
-        shared.append(other.sigma[inside(other) & where])
+        shared.append(other.sigma[_shown(other) & where])
     sigma_top = _top(torch.cat(shared), 0.995)
     panels = [
-        _map("image |x|", size, None, "gray", 0, _top(size[result.sigma > 0], 0.995), UNIT),
-        _map("noise sigma", result.sigma, where, "viridis", 0, sigma_top, UNIT),
+        _map("image |x|", size, None, "gray", 0, _top(size[where], 0.95), UNIT),
+        _map(
+            f"noise sigma ({result.estimator})", result.sigma, where, "viridis", 0, sigma_top, UNIT
+        ),
         _map("SNR = |x| / sigma", result.snr, where, "magma", 0, _top(result.snr[where], 0.99), ""),
     ]
     if result.g_factor is not None:
@@ -113,8 +132,8 @@ def _panels(result: NoiseMap, monte_carlo: NoiseMap | None, other: NoiseMap | No
     if monte_carlo is not None:
         panels += [_ratio(result, monte_carlo, where), _scatter(result, monte_carlo, where)]
     if other is not None:
-        name = f"noise sigma of {other.method} ({other.estimator})"
-        panels.append(_map(name, other.sigma, inside(other), "viridis", 0, sigma_top, UNIT))
+        name = f"sigma of {other.method} ({other.estimator})"
+        panels.append(_map(name, other.sigma, _shown(other), "viridis", 0, sigma_top, UNIT))
     return panels
 
 
@@ -128,8 +147,18 @@ def _top(values: Tensor, quantile: float) -> float:
 def _range(values: Tensor) -> tuple[float, float]:
     if values.numel() == 0:
         return 0.0, 1.0
-    low, high = np.quantile(values.double().cpu().numpy(), [0.005, 0.995])
-    return float(low), float(high if high > low else low + 1e-6)
+    low, middle, high = np.quantile(values.double().cpu().numpy(), [0.005, 0.5, 0.995])
+    # A constant map gets a range of its own size instead of a magnified rounding error.
+    return float(min(low, 0.8 * middle)), float(max(high, 1.2 * middle, 1e-6))
+
+
+def _shown(result: NoiseMap) -> Tensor:
+    """Voxels to colour: :func:`inside`, with single voxels filled in or dropped by majority."""
+    where = inside(result)
+    share = torch.nn.functional.avg_pool2d(
+        where[None].float(), 5, stride=1, padding=2, count_include_pad=False
+    )[0]
+    return (share > 0.5) & (result.sigma > 0)
 
 
 def _map(
@@ -143,7 +172,7 @@ def _map(
 ) -> Panel:
     """An image panel with its colour bar; readout runs across, phase encoding down."""
 
-    def draw(axes: Any, drawing: Any) -> None:
+    def draw(axes: Any) -> None:
         shown = values.detach().cpu().double().numpy()
         if where is not None:
             shown = np.ma.masked_where(~where.cpu().numpy(), shown)
@@ -152,8 +181,7 @@ def _map(
             shown, cmap=colours, vmin=low, vmax=high, interpolation="nearest", origin="upper"
         )
         axes.set(title=title, xticks=[], yticks=[])
-        bar = drawing.colorbar(picture, ax=axes, fraction=0.046, pad=0.02)
-        bar.set_label(unit)
+        _bar(axes, picture, unit).formatter.set_useOffset(False)
 
     return draw
 
@@ -163,14 +191,14 @@ def _ratio(result: NoiseMap, monte_carlo: NoiseMap, where: Tensor) -> Panel:
     ratio = result.sigma / monte_carlo.sigma.clamp_min(1e-30)
     width = max(_top((ratio[where] - 1).abs(), 0.99), 0.05)
     return _map(
-        f"{result.estimator} / Monte Carlo", ratio, where, "RdBu_r", 1 - width, 1 + width, "ratio"
+        f"{result.estimator} / Monte Carlo", ratio, where, "RdBu_r", 1 - width, 1 + width, ""
     )
 
 
 def _scatter(result: NoiseMap, monte_carlo: NoiseMap, where: Tensor) -> Panel:
     """Both maps against each other, with the identity line."""
 
-    def draw(axes: Any, drawing: Any) -> None:
+    def draw(axes: Any) -> None:
         where_both = where & (monte_carlo.sigma > 0)
         a = monte_carlo.sigma[where_both].detach().cpu().double().numpy()
         b = result.sigma[where_both].detach().cpu().double().numpy()
@@ -179,17 +207,24 @@ def _scatter(result: NoiseMap, monte_carlo: NoiseMap, where: Tensor) -> Panel:
                              bins="log")  # fmt: skip
         axes.plot([0, top], [0, top], color="tab:red", lw=1)
         axes.set(xlim=(0, top), ylim=(0, top), aspect="equal", title="agreement, every voxel")
-        axes.set_xlabel(f"sigma, Monte Carlo ({monte_carlo.passes:g} replicas)")
+        axes.set_xlabel("sigma, Monte Carlo")
         axes.set_ylabel(f"sigma, {result.estimator}")
         axes.ticklabel_format(scilimits=(-2, 3))
-        drawing.colorbar(counts, ax=axes, fraction=0.046, pad=0.02).set_label("voxels")
+        axes.tick_params(labelleft=False)  # the same numbers as across
+        _bar(axes, counts, "voxels")
         both = agreement(result, monte_carlo, where_both)
         axes.text(
             0.04, 0.96,
-            f"r = {both.corrected:.3f}, corrected\n(raw {both.correlation:.3f})\n"
+            f"{_correlation(both)}\n(raw {both.correlation:.3f})\n"
             f"mean ratio {both.mean_ratio:.3f}",
             transform=axes.transAxes, va="top", fontsize=10,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2},
         )  # fmt: skip
 
     return draw
+
+
+def _correlation(both: Agreement) -> str:
+    if both.ceiling == 0:
+        return "no spatial structure"
+    return f"r = {both.corrected:.3f}, corrected"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from snrecon.data import NoiseMap, Scan
+from snrecon.noise import repetition_check
+from snrecon.noise.problem import Reconstruction
 
 
 def inside(result: NoiseMap) -> Tensor:
@@ -22,8 +22,9 @@ def describe_result(result: NoiseMap) -> str:
     Medians are over voxels with ``|x| >= 3 sigma``.
     """
     rows: list[tuple[str, str]] = [("method", result.method or "callable")]
-    reason = _first(result.details, "reason", "why", "estimator_reason")
-    rows.append(("estimator", result.estimator + (f" ({reason})" if reason else "")))
+    why = str(result.details.get("why", ""))
+    named = why.startswith(result.estimator)
+    rows.append(("estimator", why if named else f"{result.estimator} ({why})".replace(" ()", "")))
     seed = "" if result.seed is None else f", seed {result.seed}"
     rows.append(("passes", f"{result.passes:g}{seed}"))
     rows.append(("acceleration", f"{result.acceleration:.3f}"))
@@ -45,21 +46,20 @@ def describe_result(result: NoiseMap) -> str:
     return "\n".join(f"{name:<{width}}{value}" for name, value in rows)
 
 
-def describe_repetitions(recon: Any, scan: Scan, result: NoiseMap) -> str:
-    """The map against the standard deviation over the scan's repetitions, where there are any."""
-    from snrecon import noise
+def describe_repetitions(recon: Reconstruction, scan: Scan, result: NoiseMap) -> str:
+    """The map against the standard deviation over the scan's repetitions.
 
-    check = getattr(noise, "repetition_check", None)
-    if check is None or scan.repetitions is None:
-        return ""
-    return f"repetitions    {check(recon, scan, result)}"
+    Raises:
+        InputError: if the scan has fewer than two.
+    """
+    check = repetition_check(recon, scan, result)
+    return (
+        f"repetitions    SD over {check.repetitions} repetitions / sigma = {check.ratio:.3f} +- "
+        f"{check.ratio_error:.3f}"
+    )
 
 
 def _error(result: NoiseMap) -> str:
     if result.standard_error is None or result.estimator in ("analytic", "exact"):
         return "none: the map is exact"
     return f"{result.relative_error:.2%} of sigma (RMS where |x| >= 3 sigma)"
-
-
-def _first(details: dict[str, Any], *names: str) -> str:
-    return next((str(details[name]) for name in names if details.get(name)), "")

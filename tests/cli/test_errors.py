@@ -1,0 +1,229 @@
+"""Bad input: one plain sentence, the right exit code, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import snrecon.noise as snrecon_noise
+from snrecon.data import Scan
+
+Run = Callable[..., object]
+
+GOOD = {
+    "kspace": (np.random.default_rng(1).standard_normal((2, 8, 8, 2)) @ [1, 1j]).astype("c8"),
+    "noise_covariance": np.eye(2, dtype="c8"),
+}
+
+
+def broken(**changes: object) -> dict[str, object]:
+    return {**GOOD, **changes}
+
+
+def with_value(value: complex) -> np.ndarray:
+    kspace = GOOD["kspace"].copy()
+    kspace[0, 3, 4] = value
+    return kspace
+
+
+FILES = {
+    "nan": (broken(kspace=with_value(np.nan)), "NaN"),
+    "infinite": (broken(kspace=with_value(np.inf)), "infinite"),
+    "no coils": (broken(kspace=np.zeros((0, 8, 8), "c8")), "coils"),
+    "one axis": (broken(kspace=np.ones(8, "c8")), "shape"),
+    "not complex": (broken(kspace=np.ones((2, 8, 8), "f4")), "complex"),
+    "mask shape": (broken(mask=np.ones((8, 9), bool)), "mask"),
+    "empty mask": (broken(mask=np.zeros((8, 8), bool)), "no samples"),
+    "maps shape": (broken(maps=np.ones((3, 8, 8), "c8")), "maps"),
+    "indefinite": (broken(noise_covariance=np.diag([1, -1]).astype("c8")), "positive definite"),
+    "covariance size": (broken(noise_covariance=np.eye(3, dtype="c8")), "covariance"),
+    "covariance nan": (broken(noise_covariance=np.full((2, 2), np.nan, "c8")), "NaN"),
+}
+
+
+def assert_one_sentence(done: object, code: int, *words: str) -> None:
+    assert done.code == code, done.err  # type: ignore[attr-defined]
+    lines = done.err.splitlines()  # type: ignore[attr-defined]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    assert lines[0].endswith(".")
+    assert "Traceback" not in lines[0]
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_bad_scans(case: str, snrecon: Run, tmp_path: Path, out: Path) -> None:
+    arrays, word = FILES[case]
+    np.savez(tmp_path / "bad.npz", **arrays)  # type: ignore[arg-type]
+    done = snrecon("noise", tmp_path / "bad.npz", "--method", "zero_filled", "--out", out / "r.h5")
+    assert_one_sentence(done, 2, "bad.npz", word)
+    assert list(out.iterdir()) == []
+
+
+def test_unknown_noise_names_the_option(snrecon: Run, tmp_path: Path, out: Path) -> None:
+    kspace = GOOD["kspace"].copy()
+    kspace[:, ::2] = 0
+    np.savez(tmp_path / "bare.npz", kspace=kspace)
+    words = ("noise", tmp_path / "bare.npz", "--method", "zero_filled", "--out", out / "r.h5")
+    assert_one_sentence(snrecon(*words), 2, "bare.npz", "--noise-covariance")
+    assert snrecon("info", tmp_path / "bare.npz").code == 0
+    # A reconstruction alone may need maps, but never the noise of an RSS image.
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"PK\x03\x04broken", b"\x89HDF\r\n\x1a\n", None]
+)
+def test_foreign_files(content: bytes | None, snrecon: Run, tmp_path: Path, out: Path) -> None:
+    path = tmp_path / "scan.npz"
+    if content is not None:
+        path.write_bytes(content)
+    for command in ("info", "noise", "recon"):
+        extra = () if command == "info" else ("--method", "sense", "--out", out / "r.h5")
+        assert_one_sentence(snrecon(command, path, *extra), 2, "scan.npz")
+    assert list(out.iterdir()) == []
+
+
+USAGE = [
+    ((), "command"),
+    (("dance",), "dance"),
+    (("noise",), "SCAN"),
+    (("noise", "{scan}", "--out", "{out}/r.h5"), "--method"),
+    (("noise", "{scan}", "--method", "sense"), "--out"),
+    (("noise", "{scan}", "--method", "sense", "--command", "x", "--out", "{out}/r.h5"),
+     "--command"),
+    (("noise", "{scan}", "--command", "x {kspace}", "--out", "{out}/r.h5"), "{image}"),
+    (("noise", "{scan}", "--command", "no-such-program {kspace} {image}", "--out", "{out}/r.h5"),
+     "no-such-program"),
+    (("noise", "{scan}", "--command", "x {kspace} {image}", "--estimator", "sketch", "--out",
+      "{out}/r.h5"), "replicas"),
+    (("noise", "{scan}", "--method", "sens", "--out", "{out}/r.h5"), "sense"),
+    (("noise", "{scan}", "--method", "varnet:/no/such.safetensors", "--out", "{out}/r.h5"), "such"),
+    (("noise", "{scan}", "--method", "sense", "--lambda", "-1", "--out", "{out}/r.h5"), "--lambda"),
+    (("noise", "{scan}", "--method", "sense", "--tolerance", "0", "--out", "{out}/r.h5"),
+     "--tolerance"),
+    (("noise", "{scan}", "--method", "sense", "--tolerance", "nan", "--out", "{out}/r.h5"), "nan"),
+    (("noise", "{scan}", "--method", "sense", "--tolerance", "2", "--out", "{out}/r.h5"), "2"),
+    (("noise", "{scan}", "--method", "sense", "--max-passes", "0", "--out", "{out}/r.h5"),
+     "--max-passes"),
+    (("noise", "{scan}", "--method", "sense", "--estimator", "magic", "--out", "{out}/r.h5"),
+     "magic"),
+    (("noise", "{scan}", "--method", "sense", "--acceleration", "2", "--out", "{out}/r.h5"),
+     "--mask"),
+    (("noise", "{scan}", "--method", "sense", "--mask", "regular", "--out", "{out}/r.h5"),
+     "--acceleration"),
+    (("noise", "{scan}", "--method", "sense", "--mask", "magi", "--acceleration", "2", "--out",
+      "{out}/r.h5"), "magi"),
+    (("noise", "{scan}", "--method", "sense", "--slice", "9", "--out", "{out}/r.h5"), "slice 9"),
+    (("noise", "{scan}", "--method", "sense", "--key", "nothing", "--out", "{out}/r.h5"),
+     "nothing"),
+    (("noise", "{scan}", "--method", "sense", "--maps", "/no/maps.npy", "--out", "{out}/r.h5"),
+     "/no/maps.npy"),
+    (("noise", "{scan}", "--method", "sense", "--noise-covariance", "/no/psi.npy", "--out",
+      "{out}/r.h5"), "/no/psi.npy"),
+    (("noise", "{scan}", "--method", "sense", "--out", "{out}/r.txt"), ".h5"),
+    (("noise", "{scan}", "--method", "sense", "--out", "{out}/.h5"), ".h5"),
+    (("noise", "{scan}", "--method", "sense", "--out", "{out}/no/r.h5"), "does not exist"),
+    (("noise", "{scan}", "--method", "sense", "--out", "{scan}"), "overwrite"),
+    (("noise", "{scan}", "--method", "sense", "--state", "{out}/no/s", "--out", "{out}/r.h5"),
+     "--state"),
+    (("recon", "{scan}", "--method", "nothing", "--out", "{out}/r.h5"), "nothing"),
+    (("recon", "{scan}", "--method", "sense", "--out", "{out}"), "known format"),
+    (("merge", "{scan}", "--out", "{out}/r.h5"), "two"),
+    (("merge", "{scan}", "{scan}", "--out", "{out}/r.h5"), "scan.npz"),
+    (("merge", "/no/state", "/no/other", "--out", "{out}/r.h5"), "/no/state"),
+    (("train", "/no/config.toml"), "/no/config.toml"),
+    (("info", "{scan}", "--nonsense"), "--nonsense"),
+    (("demo", "--out", "{scan}"), "scan.npz"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "expected"), USAGE, ids=lambda v: " ".join(v)[-60:])
+def test_bad_usage(
+    words: tuple[str, ...], expected: str, snrecon: Run, scan_file: Path, out: Path
+) -> None:
+    before = scan_file.read_bytes()
+    places = {"{scan}": str(scan_file), "{out}": str(out)}
+    filled = []
+    for word in words:
+        for place, value in places.items():
+            word = word.replace(place, value)
+        filled.append(word)
+    assert_one_sentence(snrecon(*filled), 2, expected)
+    assert list(out.iterdir()) == []
+    assert sorted(p.name for p in scan_file.parent.iterdir()) == ["scan.npz"]
+    assert scan_file.read_bytes() == before
+
+
+def test_output_is_checked_before_the_scan_is_read(snrecon: Run, out: Path) -> None:
+    done = snrecon("noise", "/no/scan.npz", "--method", "sense", "--out", out / "r.docx")
+    assert_one_sentence(done, 2, "r.docx")
+
+
+def test_failures_of_the_computation(
+    snrecon: Run, scan_file: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("the sky\nis falling")
+
+    monkeypatch.setattr(snrecon_noise, "noise_map", fail)
+    words = ("noise", scan_file, "--method", "sense", "--out", out / "r.h5")
+    assert_one_sentence(snrecon(*words), 1, "the sky is falling")
+    debug = snrecon(*words, "--debug")
+    assert debug.code == 1
+    assert "Traceback" in debug.err
+    assert list(out.iterdir()) == []
+
+
+def test_debug_shows_where(snrecon: Run) -> None:
+    done = snrecon("info", "/no/such.npz", "--debug")
+    assert done.code == 2
+    assert "Traceback" in done.err
+    assert "/no/such.npz" in done.err.splitlines()[-1]
+
+
+def test_interruption_says_how_to_go_on(
+    snrecon: Run, scan_file: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(snrecon_noise, "noise_map", interrupt)
+    words = ("noise", scan_file, "--method", "sense", "--out", out / "r.h5")
+    assert_one_sentence(snrecon(*words), 130, "--state FILE")
+    assert_one_sentence(snrecon(*words, "--state", out / "s.h5"), 130, str(out / "s.h5"))
+
+
+def test_interrupted_for_real_and_resumed(scan_file: Path, out: Path, scan: Scan) -> None:
+    """A signal in the middle leaves a state from which the same command finishes."""
+    words = [
+        sys.executable, "-m", "snrecon", "noise", str(scan_file), "--method", "sense",
+        "--estimator", "sketch", "--tolerance", "0.0004", "--max-passes", "2000000",
+        "--state", str(out / "s.h5"), "--out", str(out / "r.h5"),
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    running = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        end = time.monotonic() + 60
+        while not (out / "s.h5").exists() and time.monotonic() < end:
+            time.sleep(0.1)
+        assert (out / "s.h5").exists()
+        running.send_signal(2)
+        _, err = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 130, err
+    assert err.splitlines()[-1].startswith("error: interrupted; the work so far is in")
+    assert sorted(p.name for p in out.iterdir()) == ["s.h5"]
+    words[words.index("0.0004")] = "0.5"
+    again = subprocess.run(words, capture_output=True, text=True, timeout=100, env=environment)
+    assert again.returncode == 0, again.stderr
+    assert (out / "r.h5").exists()
