@@ -132,7 +132,7 @@ class _Solve(torch.autograd.Function):
         b: Tensor, operator: LinearOperator, shift: float, iterations: int, tolerance: float
     ) -> Tensor:
         solution = conjugate_gradient(operator, b, iterations, tolerance, shift=shift)
-        if not solution.converged:
+        if tolerance > 0 and not solution.converged:
             warnings.warn(
                 f"conjugate gradients stopped after {iterations} iterations at a relative residual "
                 f"of {float(solution.residual.max()):.1e} (wanted: {tolerance:.1e}); allow more "

@@ -3,5 +3,23 @@
 from __future__ import annotations
 
 from snrecon.physics.conjugate_gradient import Solution, conjugate_gradient, linear_solve
+from snrecon.physics.proximal import (
+    fista,
+    group_projection,
+    group_threshold,
+    pdhg,
+    power_iteration,
+    soft_threshold,
+)
 
-__all__ = ["Solution", "conjugate_gradient", "linear_solve"]
+__all__ = [
+    "Solution",
+    "conjugate_gradient",
+    "fista",
+    "group_projection",
+    "group_threshold",
+    "linear_solve",
+    "pdhg",
+    "power_iteration",
+    "soft_threshold",
+]
