@@ -84,13 +84,16 @@ class Moments:
         noisy = variance > 0
         if n < 4 or not bool(noisy.any()):
             return torch.full_like(variance, GAUSSIAN)
+        # The kurtosis of n Gaussian samples is 3 n / (n + 2) on average about a known mean and
+        # 3 (n - 1) / (n + 1) about their own: undo that small-sample deficit.
         if self.zero_mean:
             fourth = s["a4"] / n
+            deficit = n / (n + 2)
         else:
             m = s["a1"] / n
             fourth = (s["a4"] - 4 * m * s["a3"] + 6 * m**2 * s["a2"]) / n - 3 * m**4
-        # E[m4 / v^2] of n Gaussian samples is 3 n / (n + 2): undo that small-sample deficit.
-        raw = fourth[noisy] / variance[noisy] ** 2 * (n + GAUSSIAN) / n - 1
+            deficit = (n - 1) / (n + 1) * ((n - 1) / n) ** 2
+        raw = fourth[noisy] / variance[noisy] ** 2 / deficit - 1
         pooled = float(raw.mean().clamp(0.05, 100.0))
         sampling = 6 * pooled**2 / n  # variance of a sample kurtosis, 24 / n when Gaussian
         between = max(float(raw.var()) - sampling, 0.0) if raw.numel() > 1 else 0.0

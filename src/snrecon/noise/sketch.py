@@ -94,6 +94,7 @@ def sketch(
             differences.
     """
     colouring = problem.colouring
+    _ = problem.image  # an unusable image is an error of its own
 
     def sampler(indices: range) -> Tensor:
         return problem.linearization.jvp(colouring(random_phase(problem, seed, indices)))

@@ -74,7 +74,8 @@ class Linearization:
             for name, make in self._strategies():
                 try:
                     with warnings.catch_warnings():
-                        warnings.simplefilter("ignore", UserWarning)
+                        warnings.simplefilter("ignore", UserWarning)  # of torch's own tracing
+                        warnings.simplefilter("ignore", DeprecationWarning)
                         product = make()
                         result = product(tangents)
                 except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
@@ -82,6 +83,11 @@ class Linearization:
                         raise
                     reasons.append(name)
                     last = str(error).splitlines()[0] if str(error) else repr(error)
+                    continue
+                if name == "linearize" and not bool(result.any()):
+                    # Tracing takes whatever leaves torch (numpy) for a constant, without an error.
+                    reasons.append(name)
+                    last = "the derivative is zero"
                     continue
                 self._jvp, self.strategy = product, name
                 return result

@@ -1,0 +1,225 @@
+"""noise_map: the choice of estimator, stopping, seeds, callables, stacks, bad options."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from benchmarks.small_problems import irregular_mask, plane_mask, small_scan
+from torch import Tensor
+
+from snrecon.data import Scan
+from snrecon.errors import InputError, SnreconWarning
+from snrecon.noise import noise_map
+from snrecon.physics.fourier import ifft
+from snrecon.recon.sense import Sense
+from snrecon.recon.zero_filled import ZeroFilled
+
+
+@pytest.fixture(scope="module")
+def scan() -> Scan:
+    return small_scan(irregular_mask())
+
+
+class SmallNetwork(torch.nn.Module):
+    """Somebody's reconstruction: coil images through a convolution and a nonlinearity."""
+
+    def __init__(self, coils: int) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.conv = torch.nn.Conv2d(2 * coils, 2, 3, padding=1).double()
+
+    def forward(self, kspace: Tensor) -> Tensor:
+        images = torch.view_as_real(ifft(kspace, (-2, -1))).movedim(-1, 0).flatten(0, 1)
+        out = torch.tanh(self.conv(images[None])[0])
+        return torch.complex(out[0], out[1])
+
+
+def test_auto_takes_the_closed_form_and_says_why(scan: Scan) -> None:
+    result = noise_map(Sense(), scan)
+    assert result.estimator == "analytic"
+    assert "closed form" in result.details["why"]
+    assert result.details["noise_source"] == "given"
+
+
+def test_auto_sketches_what_has_no_closed_form(scan: Scan) -> None:
+    result = noise_map(Sense(lamda=0.1, solver="cg"), small_scan(plane_mask()), tolerance=0.1)
+    assert result.estimator == "sketch"
+    assert "irregularly" in result.details["why"]
+
+
+def test_a_users_network_gets_a_map(scan: Scan) -> None:
+    network = SmallNetwork(scan.coils)
+    sketched = noise_map(network, scan, tolerance=0.04)
+    rows = noise_map(network, scan, estimator="exact")
+    assert sketched.estimator == "sketch"
+    assert sketched.method == "SmallNetwork"
+    assert sketched.g_factor is None  # nobody knows the units of its image
+    ratio = sketched.sigma / rows.sigma
+    assert float(ratio.mean()) == pytest.approx(1, abs=0.03)
+    assert float(ratio.std()) < 0.06
+    assert sketched.relative_error <= 0.04
+
+
+def test_the_users_function_sees_the_kspace_as_loaded(scan: Scan) -> None:
+    seen = []
+
+    def f(kspace: Tensor) -> Tensor:
+        seen.append(kspace.detach().clone())
+        return ifft(kspace, (-2, -1)).sum(0)
+
+    noise_map(f, scan, estimator="replicas", tolerance=0, max_passes=2)
+    assert seen[0].shape == scan.kspace.shape
+    torch.testing.assert_close(seen[0], scan.kspace, rtol=0, atol=0)
+    off = ~scan.sampled
+    assert all(float(k[:, off].abs().max()) == 0 for k in seen), "noise on unsampled points"
+
+
+@pytest.mark.parametrize("way", ["no_grad", "detach", "numpy"])
+def test_a_function_that_loses_its_derivative_falls_back_to_replicas(scan: Scan, way: str) -> None:
+    inner = Sense(lamda=0.3).bind(scan)
+
+    def f(kspace: Tensor) -> Tensor:
+        if way == "no_grad":
+            with torch.no_grad():
+                return inner(kspace)
+        if way == "detach":
+            return inner(kspace.detach())
+        return torch.from_numpy(inner(kspace).numpy())
+
+    expected = noise_map(Sense(lamda=0.3), scan).sigma
+    try:
+        with pytest.warns(SnreconWarning, match="replicas"):
+            result = noise_map(f, scan, tolerance=0.05)
+    except pytest.fail.Exception:
+        assert way == "no_grad", "only no_grad may leave forward mode intact"
+        result = noise_map(f, scan, tolerance=0.05)
+    inside = expected > 0
+    ratio = (result.sigma[inside] / expected[inside]).mean()
+    assert float(ratio) == pytest.approx(1, abs=0.03)
+
+
+def test_sketch_of_a_detached_function_is_an_error_not_a_zero_map(scan: Scan) -> None:
+    inner = Sense(lamda=0.3).bind(scan)
+    with pytest.raises(InputError, match="replicas"):
+        noise_map(lambda k: inner(k.detach()), scan, estimator="sketch")
+
+
+def test_a_function_that_draws_at_random_is_found_out(scan: Scan) -> None:
+    inner = Sense(lamda=0.3).bind(scan)
+    with pytest.raises(InputError, match="disagree with finite differences"):
+        noise_map(
+            lambda k: inner(k) + 50 * torch.randn(12, 12, dtype=torch.complex128),
+            scan,
+            estimator="sketch",
+        )
+
+
+def test_same_seed_same_result_whatever_the_chunk(scan: Scan) -> None:
+    recon = ZeroFilled("rss")
+    kwargs = {"estimator": "sketch", "tolerance": 0, "max_passes": 40}
+    first = noise_map(recon, scan, seed=3, chunk=1, **kwargs)
+    again = noise_map(recon, scan, seed=3, chunk=1, **kwargs)
+    other = noise_map(recon, scan, seed=3, chunk=7, **kwargs)
+    different = noise_map(recon, scan, seed=4, chunk=1, **kwargs)
+    assert torch.equal(first.sigma, again.sigma)
+    torch.testing.assert_close(first.sigma, other.sigma, rtol=1e-12, atol=0)
+    assert float((first.sigma / different.sigma - 1).abs().mean()) > 0.02
+    assert first.passes == 40
+    assert first.seed == 3
+
+
+@pytest.mark.parametrize("estimator", ["sketch", "replicas"])
+def test_stops_at_the_tolerance(scan: Scan, estimator: str) -> None:
+    loose = noise_map(ZeroFilled("rss"), scan, estimator=estimator, tolerance=0.1)
+    tight = noise_map(ZeroFilled("rss"), scan, estimator=estimator, tolerance=0.05)
+    assert loose.relative_error <= 0.1
+    assert tight.relative_error <= 0.05
+    assert loose.passes == pytest.approx(50, abs=20)  # 1 / (2 tolerance^2)
+    assert tight.passes == pytest.approx(200, abs=40)
+
+
+def test_running_out_of_passes_warns(scan: Scan) -> None:
+    with pytest.warns(SnreconWarning, match="above the tolerance"):
+        result = noise_map(ZeroFilled("rss"), scan, tolerance=0.01, max_passes=32, estimator="sketch")
+    assert result.passes == 32
+
+
+def test_progress_is_reported(scan: Scan) -> None:
+    calls: list[tuple[int, int | None, str]] = []
+    noise_map(
+        ZeroFilled("rss"),
+        scan,
+        estimator="sketch",
+        tolerance=0,
+        max_passes=48,
+        progress=lambda *call: calls.append(call),
+    )
+    assert calls[-1][0] == calls[-1][1] == 48
+    assert all(a[0] < b[0] for a, b in zip(calls, calls[1:], strict=False))
+
+
+def test_a_stack_is_mapped_slice_by_slice(scan: Scan) -> None:
+    other = small_scan(irregular_mask(), seed=9)
+    stack = Scan(
+        torch.stack([scan.kspace, other.kspace]),
+        scan.sampled,
+        torch.stack([scan.maps, other.maps]),
+        scan.noise,
+        layout="stack",
+    )
+    result = noise_map(Sense(lamda=0.2), stack)
+    assert result.image.shape == (2, 12, 12)
+    assert result.layout == "stack"
+    one = noise_map(Sense(lamda=0.2), other)
+    torch.testing.assert_close(result.sigma[1], one.sigma)
+    torch.testing.assert_close(result.image[1], one.image)
+    assert result.covariance.shape == (3, 2, 12, 12)
+
+
+def test_chosen_voxels_get_exact_rows(scan: Scan) -> None:
+    wanted = torch.zeros(12, 12, dtype=torch.bool)
+    wanted[5, 5:8] = True
+    result = noise_map(Sense(lamda=0.2), scan, voxels=wanted)
+    full = noise_map(Sense(lamda=0.2), scan)
+    assert result.estimator == "exact"
+    torch.testing.assert_close(result.sigma[wanted], full.sigma[wanted])
+    assert float(result.sigma[~wanted].abs().max()) == 0
+
+
+def test_units_and_g_factor_of_fully_sampled_sense() -> None:
+    full = small_scan(torch.ones(12, 12, dtype=torch.bool))
+    result = noise_map(Sense(), full)
+    inside = result.sigma > 0
+    torch.testing.assert_close(result.g_factor[inside], torch.ones_like(result.g_factor[inside]))
+    power = (full.noise.whiten(full.maps).abs() ** 2).sum(0)
+    torch.testing.assert_close(result.sigma[inside], (1 / (2 * power[inside])).sqrt())
+    torch.testing.assert_close(result.snr, result.image.abs() / result.sigma.clamp_min(1e-300))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"estimator": "guess"}, "estimator must be one of"),
+        ({"tolerance": -1}, "tolerance"),
+        ({"tolerance": float("nan")}, "tolerance"),
+        ({"max_passes": 0}, "max_passes"),
+        ({"tolerance": 0}, "max_passes"),
+        ({"noise_scale": 0}, "noise_scale"),
+        ({"estimator": "exact", "voxels": torch.ones(3, 3, dtype=torch.bool)}, "shape"),
+        ({"estimator": "sketch", "voxels": torch.ones(12, 12, dtype=torch.bool)}, "exact"),
+    ],
+)
+def test_bad_options(scan: Scan, options: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        noise_map(Sense(), scan, **options)
+
+
+def test_unknown_noise_and_no_reconstruction(scan: Scan) -> None:
+    with pytest.raises(InputError, match="--noise-covariance"):
+        noise_map(Sense(), Scan(scan.kspace, scan.sampled, scan.maps))
+    with pytest.raises(InputError, match="no reconstruction"):
+        noise_map(3, scan)
+    with pytest.raises(InputError, match="not a tensor"):
+        noise_map(lambda k: [1], scan)
+    with pytest.raises(InputError, match="NaN"):
+        noise_map(lambda k: k[0] * float("nan"), scan)

@@ -1,0 +1,134 @@
+"""Interrupting, resuming and merging runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from benchmarks.small_problems import irregular_mask, regular_mask, small_scan
+
+from snrecon.data import Geometry, NoiseMap, Scan
+from snrecon.errors import InputError
+from snrecon.noise import merge, noise_map
+from snrecon.noise.state import load_states
+from snrecon.recon.sense import Sense
+from snrecon.recon.zero_filled import ZeroFilled
+
+RECON = ZeroFilled("rss")
+
+
+@pytest.fixture(scope="module")
+def scan() -> Scan:
+    return small_scan(irregular_mask())
+
+
+def run(scan: Scan, passes: int, estimator: str = "sketch", **kwargs: object) -> NoiseMap:
+    return noise_map(
+        kwargs.pop("recon", RECON),  # type: ignore[arg-type]
+        scan,
+        estimator=estimator,  # type: ignore[arg-type]
+        tolerance=0,
+        max_passes=passes,
+        **kwargs,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize("estimator", ["sketch", "replicas"])
+def test_resuming_equals_one_run(scan: Scan, tmp_path: Path, estimator: str) -> None:
+    state = tmp_path / "state.h5"
+    run(scan, 21, estimator, state=state)
+    resumed = run(scan, 50, estimator, state=state)
+    whole = run(scan, 50, estimator)
+    assert resumed.passes == 50
+    torch.testing.assert_close(resumed.sigma, whole.sigma, rtol=1e-12, atol=0)
+    torch.testing.assert_close(resumed.standard_error, whole.standard_error, rtol=1e-10, atol=0)
+
+
+def test_a_finished_state_costs_no_more_passes(scan: Scan, tmp_path: Path) -> None:
+    state = tmp_path / "state.h5"
+    first = noise_map(RECON, scan, estimator="sketch", tolerance=0.1, state=state)
+    again = noise_map(RECON, scan, estimator="sketch", tolerance=0.1, state=state)
+    assert again.passes == first.passes
+    assert torch.equal(again.sigma, first.sigma)
+
+
+def test_an_interrupt_loses_nothing(scan: Scan, tmp_path: Path) -> None:
+    state = tmp_path / "state.h5"
+
+    def stop(done: int, total: int | None, message: str) -> None:
+        if done >= 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(scan, 100, state=state, progress=stop, chunk=4)
+    assert load_states(state)[0].moments.count == 20
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["state.h5"]
+    resumed = run(scan, 40, state=state)
+    torch.testing.assert_close(resumed.sigma, run(scan, 40).sigma, rtol=1e-12, atol=0)
+
+
+def test_merging_two_seeds_equals_their_pooled_moments(scan: Scan, tmp_path: Path) -> None:
+    a = run(scan, 32, seed=1, state=tmp_path / "a.h5")
+    b = run(scan, 64, seed=2, state=tmp_path / "b.h5")
+    both = merge([tmp_path / "a.h5", tmp_path / "b.h5"])
+    pooled = (32 * a.sigma**2 + 64 * b.sigma**2) / 96
+    torch.testing.assert_close(both.sigma**2, pooled)
+    assert both.passes == 96
+    assert both.details["seeds"] == {"1": 32, "2": 64}
+    assert both.relative_error < min(a.relative_error, b.relative_error)
+    assert both.method == a.method
+    torch.testing.assert_close(both.image, a.image)
+
+
+def test_a_merged_result_keeps_g_factor_geometry_and_stack(scan: Scan, tmp_path: Path) -> None:
+    geometry = Geometry((0.003, 0.001, 0.002), position=(0.01, 0.02, 0.03))
+    stack = Scan(
+        torch.stack([scan.kspace, scan.kspace * 2]),
+        scan.sampled,
+        torch.stack([scan.maps, scan.maps]),
+        scan.noise,
+        geometry,
+        layout="stack",
+    )
+    results = [
+        run(stack, 16, seed=s, state=tmp_path / f"{s}.h5", recon=Sense(lamda=0.2)) for s in (0, 1)
+    ]
+    both = merge([tmp_path / "0.h5", tmp_path / "1.h5"])
+    assert both.sigma.shape == (2, 12, 12)
+    assert both.geometry == geometry
+    assert both.layout == "stack"
+    torch.testing.assert_close(
+        both.g_factor**2, (results[0].g_factor ** 2 + results[1].g_factor ** 2) / 2
+    )
+
+
+def test_states_that_do_not_belong_together_are_refused(scan: Scan, tmp_path: Path) -> None:
+    run(scan, 8, seed=1, state=tmp_path / "a.h5")
+    run(scan, 8, seed=1, state=tmp_path / "same.h5")
+    run(small_scan(regular_mask()), 8, seed=2, state=tmp_path / "other.h5")
+    run(scan, 8, "replicas", seed=2, state=tmp_path / "replicas.h5")
+    with pytest.raises(InputError, match="seed 1"):
+        merge([tmp_path / "a.h5", tmp_path / "same.h5"])
+    with pytest.raises(InputError, match="different scan or method"):
+        merge([tmp_path / "a.h5", tmp_path / "other.h5"])
+    with pytest.raises(InputError, match="different estimator"):
+        merge([tmp_path / "a.h5", tmp_path / "replicas.h5"])
+    with pytest.raises(InputError, match="no such state"):
+        merge([tmp_path / "a.h5", tmp_path / "absent.h5"])
+    with pytest.raises(InputError, match="of another scan or method"):
+        run(small_scan(regular_mask()), 8, seed=1, state=tmp_path / "a.h5")
+    with pytest.raises(InputError, match="seed 1, not 5"):
+        run(scan, 8, seed=5, state=tmp_path / "a.h5")
+    with pytest.raises(InputError, match="folder"):
+        run(scan, 8, state=tmp_path / "nowhere" / "a.h5")
+
+
+def test_damaged_states_are_refused(scan: Scan, tmp_path: Path) -> None:
+    run(scan, 8, seed=1, state=tmp_path / "a.h5")
+    content = (tmp_path / "a.h5").read_bytes()
+    broken = tmp_path / "broken.h5"
+    for damaged in (content[: len(content) // 2], b"", b"hello" * 100):
+        broken.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"broken\.h5"):
+            merge([broken])
