@@ -1,0 +1,225 @@
+"""The typed training configuration, read from TOML."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+import types
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from snrecon.errors import InputError
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the images come from."""
+
+    images: list[str]
+    """Magnitude images ``"file.npz:key"``, ``(slice, rows, columns)``, under SNRECON_DATA or own
+    paths; two keys joined by ``+`` (``"file.npz:T1w+PDw"``) are mixed with random weights."""
+    validation: list[str]
+    """The same, of other subjects."""
+    voxel_sizes: dict[str, float] = field(default_factory=dict)
+    """Pixel size in mm of a source, by any part of its name; 1 where not given."""
+    first_slice: dict[str, int] = field(default_factory=dict)
+    """First slice used of a source, by any part of its name; 0 where not given."""
+
+
+@dataclass(frozen=True)
+class SimulationConfig:
+    """What measurements are simulated from the images."""
+
+    accelerations: list[float] = field(default_factory=lambda: [2.0, 3.0, 4.0, 6.0, 8.0])
+    """Nominal accelerations, drawn with equal weights."""
+    kinds: list[str] = field(
+        default_factory=lambda: [
+            "random", "random", "random", "equispaced_fraction", "gaussian1d", "poisson1d",
+            "uniform1d", "poisson", "gaussian2d",
+        ]
+    )
+    """Mask kinds, drawn with equal weights; repeat one to draw it more often."""
+    calibration: list[float] = field(default_factory=lambda: [0.04, 0.10])
+    """Range of the fully sampled share of the phase encodings (side of a block for 2D kinds)."""
+    grids: list[list[int]] = field(
+        default_factory=lambda: [[128, 128], [128, 96], [160, 80], [192, 64], [256, 64]]
+    )
+    """Training grids ``(ky, kx)``. Narrow ones are strips of a wider image: with lines along kx
+    fully sampled, a strip is a complete problem of its own."""
+    coils: list[int] = field(default_factory=lambda: [4, 12])
+    """Range of the number of coils."""
+    snr: list[float] = field(default_factory=lambda: [3.0, 300.0])
+    """Range (log-uniform) of the mean SNR of the fully sampled head, complex noise SD 1."""
+    map_error: float = 0.08
+    """Largest relative RMS error of the coil maps given to the reconstruction."""
+    target: str = "reference"
+    """``reference``: the fully sampled matched-filter image, whose noise in the acquired samples
+    is kept (that of the other samples cannot be known and averages out); ``clean``: no noise."""
+    pool: int = 1200
+    """Band-limited images prepared beforehand."""
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The network's constructor arguments."""
+
+    name: str = "varnet"
+    unrolls: int = 8
+    features: int = 24
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How it is optimised."""
+
+    max_minutes: float = 60.0
+    """Wall-clock limit; the learning rate reaches its end at this time. 0: no limit."""
+    max_steps: int = 0
+    """Limit in steps; the learning rate reaches its end there if that is sooner. 0: no limit."""
+    batch: int = 4
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-4
+    warmup: int = 200
+    """Steps of linear warm-up."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    ema: float = 0.998
+    """Decay per step of the averaged weights, which are what is exported."""
+    precision: str = "auto"
+    """``auto``: bfloat16 convolutions where the processor multiplies them natively; ``float32``;
+    ``bfloat16``. The physics is always single precision."""
+    interval: int = 250
+    """Steps between validations, checkpoints and intermediate exports."""
+    seed: int = 0
+    threads: int = 0
+    """Processor threads; 0: as many as there are."""
+    workers: int = 1
+    """Processes that simulate ahead; 0: in the training process."""
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """Where results go."""
+
+    folder: str = "runs/varnet"
+    name: str = "varnet"
+    """File name of the weights, without ending."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole training run."""
+
+    data: DataConfig
+    scheme: str = "supervised"
+    simulation: SimulationConfig = field(default_factory=SimulationConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+
+
+def load_config(path: str | Path) -> Config:
+    """Read a configuration file.
+
+    Raises:
+        InputError: if the file cannot be read, is not TOML, has an unknown or ill-typed key, or a
+            value that makes no sense.
+    """
+    path = Path(path)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not a text file"
+        raise InputError(f"{path}: the configuration cannot be read: {reason}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: this is not valid TOML: {error}.") from error
+    config: Config = _build(Config, table, str(path), "")
+    check(config, str(path))
+    return config
+
+
+def check(config: Config, name: str = "configuration") -> None:
+    """Values that have the right type but cannot work.
+
+    Raises:
+        InputError: naming the key.
+    """
+    from snrecon.physics.masks import MASK_KINDS
+
+    simulation, trainer = config.simulation, config.trainer
+    _one_of(name, "scheme", config.scheme, ("supervised",))
+    _one_of(name, "network.name", config.network.name, ("varnet",))
+    _one_of(name, "simulation.target", simulation.target, ("reference", "clean"))
+    _one_of(name, "trainer.precision", trainer.precision, ("auto", "float32", "bfloat16"))
+    for kind in simulation.kinds:
+        _one_of(name, "simulation.kinds", kind, MASK_KINDS)
+    for key in ("calibration", "coils", "snr"):
+        pair = getattr(simulation, key)
+        if len(pair) != 2 or not 0 < pair[0] <= pair[1]:
+            raise InputError(f"{name}: simulation.{key} must be two rising positive numbers.")
+    if any(len(grid) != 2 or min(grid) < 16 for grid in simulation.grids):
+        raise InputError(f"{name}: simulation.grids must be pairs (ky, kx) of at least 16 points.")
+    if any(r < 1 for r in simulation.accelerations):
+        raise InputError(f"{name}: simulation.accelerations must be at least 1.")
+    lists = {"data.images": config.data.images, "simulation.grids": simulation.grids,
+             "simulation.kinds": simulation.kinds,
+             "simulation.accelerations": simulation.accelerations}
+    for key, values in lists.items():
+        if not values:
+            raise InputError(f"{name}: {key} is empty.")
+    positive = {"trainer.batch": trainer.batch, "trainer.interval": trainer.interval,
+                "trainer.learning_rate": trainer.learning_rate, "trainer.clip": trainer.clip,
+                "network.unrolls": config.network.unrolls,
+                "network.features": config.network.features, "simulation.pool": simulation.pool}
+    for key, value in positive.items():
+        if value <= 0:
+            raise InputError(f"{name}: {key} must be positive, but it is {value}.")
+    if trainer.max_minutes <= 0 and trainer.max_steps <= 0:
+        raise InputError(f"{name}: set trainer.max_minutes or trainer.max_steps.")
+
+
+def _one_of(name: str, key: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InputError(f"{name}: {key} = '{value}' is not known; choose {', '.join(known)}.")
+
+
+def _build(kind: Any, table: Any, name: str, prefix: str) -> Any:
+    """An instance of the dataclass ``kind`` from a TOML table."""
+    if not isinstance(table, dict):
+        raise InputError(f"{name}: {prefix.rstrip('.')} must be a table, not {table!r}.")
+    known = {f.name: f for f in fields(kind)}
+    hints = get_type_hints(kind)
+    values = {}
+    for key, value in table.items():
+        if key not in known:
+            close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.0)
+            hint = f" did you mean {prefix}{close[0]}?" if close else ""
+            raise InputError(f"{name}: there is no setting {prefix}{key};{hint}")
+        values[key] = _convert(hints[key], value, name, f"{prefix}{key}")
+    for key, item in known.items():
+        required = item.default is MISSING and item.default_factory is MISSING
+        if required and key not in values:
+            raise InputError(f"{name}: the setting {prefix}{key} is missing.")
+    return kind(**values)
+
+
+def _convert(kind: Any, value: Any, name: str, key: str) -> Any:
+    """``value`` as the annotated type, whole numbers counting as floats."""
+    if is_dataclass(kind):
+        return _build(kind, value, name, f"{key}.")
+    if get_origin(kind) is list and isinstance(value, list):
+        (inner,) = get_args(kind)
+        return [_convert(inner, one, name, key) for one in value]
+    if get_origin(kind) is dict and isinstance(value, dict):
+        inner = get_args(kind)[1]
+        return {k: _convert(inner, one, name, f"{key}.{k}") for k, one in value.items()}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    plain = isinstance(kind, type) and not isinstance(kind, types.GenericAlias)
+    if plain and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    wanted = getattr(kind, "__name__", str(kind))
+    names = {"str": "text", "float": "a number", "int": "a whole number", "list": "a list",
+             "dict": "a table"}
+    raise InputError(f"{name}: {key} must be {names.get(wanted, wanted)}, not {value!r}.")

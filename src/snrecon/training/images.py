@@ -1,0 +1,143 @@
+"""Magnitude images as the ground truth of simulated measurements."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from snrecon.errors import InputError
+from snrecon.physics.fourier import fft, ifft
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Slices of one or several contrasts of the same head, scaled to order 1."""
+
+    slices: Tensor
+    """``(slice, contrast, rows, columns)`` real."""
+    voxel: float
+    """Pixel size, mm."""
+
+
+def data_folder() -> Path:
+    """Where training images are looked for: SNRECON_DATA, or ``../shared/data``."""
+    return Path(os.environ.get("SNRECON_DATA", "../shared/data"))
+
+
+def load_source(entry: str, voxel: float = 1.0, first: int = 0) -> Source:
+    """Read ``"file.npz:key"`` or ``"file.npz:key+key"``.
+
+    Args:
+        entry: File (absolute, relative to here, or under SNRECON_DATA) and arrays
+            ``(slice, rows, columns)``.
+        voxel: Pixel size, mm.
+        first: First slice used. Slices that are nearly empty are left out as well.
+
+    Raises:
+        InputError: if the file or an array is missing or unfit.
+    """
+    name, _, keys = entry.rpartition(":")
+    if not name:
+        raise InputError(f"'{entry}' does not say which array: write file.npz:key.")
+    path = Path(name) if Path(name).exists() else data_folder() / name
+    volumes = []
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            for key in keys.split("+"):
+                if key not in arrays:
+                    raise InputError(f"{path}: there is no array '{key}'; it has "
+                                     f"{', '.join(arrays.files)}.")
+                volumes.append(np.abs(arrays[key]).astype(np.float32))
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: the images cannot be read; set SNRECON_DATA to the folder that "
+                         f"holds them, or give a path to an .npz file.") from error
+    if any(v.ndim != 3 or v.shape != volumes[0].shape for v in volumes):
+        raise InputError(f"{path}: images must be (slice, rows, columns) of one shape.")
+    # Soft threshold: the Rician floor of the air is not part of the object.
+    scaled = [np.maximum(v / np.percentile(v[v > 0.1 * v.max()], 90) - 0.02, 0) for v in volumes]
+    stack = np.stack(scaled, axis=1)[first:]
+    filled = (stack.max(axis=1) > 0.1).mean(axis=(1, 2)) > 0.14
+    if not filled.any():
+        raise InputError(f"{path}: no slice from {first} on shows anything.")
+    return Source(torch.from_numpy(stack[filled]), voxel)
+
+
+def draw_image(source: Source, size: int, generator: torch.Generator) -> Tensor:
+    """A random slice as a scanner with a random field of view would see it.
+
+    Random mixture of contrasts, intensity curve, rotation, scale, shear, shift and flips, on a
+    grid twice as fine, then cut to ``size`` in k-space: sharp edges ring as they do in
+    measurements.
+
+    Returns:
+        ``(size, size)`` real, mean 1 over the head.
+    """
+    index = int(torch.randint(source.slices.shape[0], (), generator=generator))
+    contrasts = source.slices[index]
+    weights = torch.rand(contrasts.shape[0], generator=generator).pow(2) + 1e-3
+    image = (contrasts * (weights / weights.sum())[:, None, None]).sum(dim=0)
+    extent = max(image.shape) * source.voxel
+    # Hardly finer than the source, which has nothing to show there.
+    lowest = min(max(190.0, source.voxel * size * 0.9), 240.0)
+    field_of_view = _uniform(generator, lowest, 290.0)
+    fine = 2 * size
+    ratio = field_of_view / fine / source.voxel
+    if ratio > 1.4:
+        image = functional.avg_pool2d(image[None, None], 2)[0, 0]
+    image = _warp(image, extent, source.voxel, field_of_view, fine, generator)
+    image = _recolour(image, generator)
+    spectrum = fft(image.to(torch.complex64), (-2, -1))
+    low = (fine - size) // 2
+    image = ifft(spectrum[low : low + size, low : low + size], (-2, -1)).real
+    inside = image.abs() > 0.15 * image.abs().max()
+    return image / image[inside].abs().mean()
+
+
+def _warp(
+    image: Tensor, extent: float, voxel: float, field_of_view: float, size: int,
+    generator: torch.Generator,
+) -> Tensor:
+    angle = torch.tensor(_uniform(generator, -0.35, 0.35) + (
+        torch.pi / 2 * int(torch.randint(4, (), generator=generator))))
+    turn = torch.stack([torch.stack([angle.cos(), -angle.sin()]),
+                        torch.stack([angle.sin(), angle.cos()])])
+    flip = 1.0 if _uniform(generator) < 0.5 else -1.0
+    shear = torch.tensor([[flip * _uniform(generator, 0.88, 1.12), _uniform(generator, -0.1, 0.1)],
+                          [_uniform(generator, -0.1, 0.1), _uniform(generator, 0.88, 1.12)]])
+    rows, columns = image.shape
+    step = extent / max(rows, columns)  # of the (perhaps averaged) source, mm
+    spans = torch.tensor([columns * step, rows * step])
+    theta = (turn @ shear) * field_of_view / spans[:, None]
+    shift = torch.tensor([[_uniform(generator, -0.12, 0.12)], [_uniform(generator, -0.12, 0.12)]])
+    grid = functional.affine_grid(torch.cat([theta, shift], 1)[None], [1, 1, size, size],
+                                  align_corners=False)
+    return functional.grid_sample(image[None, None], grid, mode="bilinear",
+                                  align_corners=False)[0, 0]
+
+
+def _recolour(image: Tensor, generator: torch.Generator) -> Tensor:
+    """A random smooth intensity curve through zero: gamma, and often a fold of the middle greys."""
+    value = image / image.max().clamp(min=1e-6)
+    curve = value.pow(_uniform(generator, 0.6, 1.6))
+    if _uniform(generator) < 0.6:
+        knots = torch.rand(6, generator=generator) + 0.1
+        knots[0] = 0.0
+        place = (value * 5).clamp(0, 4.999)
+        low = place.long()
+        folded = knots[low] + (place - low) * (knots[low + 1] - knots[low])
+        share = _uniform(generator, 0.2, 1.0)
+        curve = (1 - share) * curve + share * folded
+    return curve
+
+
+def _uniform(generator: torch.Generator, low: float = 0.0, high: float = 1.0) -> float:
+    return low + (high - low) * float(torch.rand((), generator=generator))

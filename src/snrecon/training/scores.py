@@ -1,0 +1,55 @@
+"""Losses and scores of reconstructions against their targets, one number a measurement."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from snrecon.networks.varnet import Gram
+
+
+def nmse(answer: Tensor, target: Tensor) -> Tensor:
+    """``|answer - target|^2 / |target|^2`` over the last two axes, ``(...)``."""
+    error = (answer - target).abs().square().sum(dim=(-2, -1))
+    return error / target.abs().square().sum(dim=(-2, -1))
+
+
+def logarithmic_error(answer: Tensor, target: Tensor, support: Tensor) -> Tensor:
+    """Mean of the logarithms of the mean absolute and root mean square error on the support.
+
+    The logarithm gives measurements of every noise level and acceleration the same say: what
+    counts is by how many per cent each error falls.
+    """
+    difference = (answer - target) * support
+    power = difference.real.square() + difference.imag.square()
+    points = support.sum(dim=(-2, -1)).clamp(min=1)
+    square = power.sum(dim=(-2, -1)) / points
+    absolute = (torch.sqrt(power + 1e-8) * support).sum(dim=(-2, -1)) / points
+    return 0.5 * torch.log(absolute + 1e-6) + 0.25 * torch.log(square + 1e-12)
+
+
+def sense_nmse(b: Tensor, gram: Gram, target: Tensor, iterations: int = 20) -> Tensor:
+    """NMSE of CG-SENSE with the best of several regularisations for every measurement.
+
+    Args:
+        b: ``A^H y``, ``(batch, ky, kx)``.
+        gram: ``A^H A``.
+        target: What it is scored against.
+        iterations: Conjugate-gradient steps.
+    """
+    scores = []
+    for weight in (0.0, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3):
+        x, r, p = torch.zeros_like(b), b, b
+        old = _power(r)
+        for _ in range(iterations):
+            q = gram(p) + weight * p
+            step = old / (p.conj() * q).real.sum(dim=(-2, -1), keepdim=True).clamp(min=1e-20)
+            x, r = x + step * p, r - step * q
+            new = _power(r)
+            p, old = r + new / old.clamp(min=1e-20) * p, new
+        scores.append(nmse(x, target))
+    return torch.stack(scores).amin(dim=0)
+
+
+def _power(x: Tensor) -> Tensor:
+    return (x.real.square() + x.imag.square()).sum(dim=(-2, -1), keepdim=True)

@@ -1,0 +1,255 @@
+"""Simulated multi-coil measurements of magnitude images: phase, coils, masks, noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from snrecon.data import NoiseModel, Scan
+from snrecon.physics.fourier import fft, ifft
+from snrecon.physics.masks import make_mask
+from snrecon.training.config import SimulationConfig
+
+PLANAR = ("poisson", "gaussian2d")
+"""Mask kinds that vary along both axes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What one training step needs; all measurements of a batch share the grid."""
+
+    b: Tensor
+    """``A^H y`` of whitened data with the maps below, ``(batch, ky, kx)``, noise SD 1."""
+    maps: Tensor
+    """Maps given to the reconstruction, ``(batch, coil, ky, kx)``."""
+    mask: Tensor
+    """Boolean ``(batch, ky, kx)``."""
+    target: Tensor
+    """What the network should answer, ``(batch, ky, kx)``."""
+
+    @property
+    def support(self) -> Tensor:
+        """Boolean ``(batch, ky, kx)``."""
+        return (self.maps != 0).any(dim=1)
+
+
+def smooth_phase(grid: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """A random smooth phase in radians ``(*grid)``: a few low-order waves and a linear slope."""
+    detail = int(torch.randint(2, 7, (), generator=generator))
+    strength = 2.5 * float(torch.rand((), generator=generator))
+    waves = _smooth((1,), grid, detail, generator)[0] * strength
+    y, x = _coordinates(grid)
+    slope = 3.0 * torch.randn(2, generator=generator)
+    return waves + slope[0] * y + slope[1] * x + 6.28 * float(torch.rand((), generator=generator))
+
+
+def coil_maps(
+    coils: int, grid: tuple[int, int], generator: torch.Generator, window: float = 1.0
+) -> Tensor:
+    """Maps of a random ring of loops around the head, in a whitened basis.
+
+    Each loop falls off with its distance and turns its phase across the field, as the transverse
+    field of a small loop does (Biot-Savart, dipole limit); sharpness and radius vary. The ring is
+    mixed by a random matrix near the identity, which is what whitening does.
+
+    Args:
+        coils: Number of coils.
+        grid: ``(ky, kx)``.
+        generator: Source of randomness.
+        window: Share of the field of view along kx that the grid covers.
+
+    Returns:
+        ``(coil, *grid)`` complex64, not normalised.
+    """
+    y, x = _coordinates(grid)
+    offset = (1 - window) * (2 * float(torch.rand((), generator=generator)) - 1)
+    x = x * window + offset
+    ring = torch.arange(coils) + 0.35 * torch.randn(coils, generator=generator)
+    angle = 2 * torch.pi * (ring / coils + torch.rand((), generator=generator))
+    radius = 0.75 + 0.5 * torch.rand((), generator=generator) + 0.1 * torch.rand(
+        coils, generator=generator)
+    height = 0.25 + 0.5 * torch.rand((), generator=generator) + 0.15 * torch.rand(
+        coils, generator=generator)
+    fall = 0.9 + 0.7 * float(torch.rand((), generator=generator))
+    view = (coils, 1, 1)
+    cos, sin = angle.cos().reshape(view), angle.sin().reshape(view)
+    dx, dy = x - radius.reshape(view) * cos, y - radius.reshape(view) * sin
+    near, across = -(dx * cos + dy * sin), dx * sin - dy * cos
+    deep = height.reshape(view)
+    size = (dx**2 + dy**2 + deep**2).pow(-fall - 0.5)
+    twist = 0.4 + 0.6 * float(torch.rand((), generator=generator))
+    field = torch.complex((near + deep) * size, twist * across * size)
+    turn = torch.polar(torch.ones(coils), 6.2832 * torch.rand(coils, generator=generator))
+    field = field * turn.reshape(view)
+    mixing = torch.eye(coils) + 0.12 * torch.randn(
+        coils, coils, generator=generator, dtype=torch.complex64)
+    return torch.einsum("ab,byx->ayx", mixing, field)
+
+
+def simulate_measurement(
+    image: Tensor, maps: Tensor, estimated: Tensor, mask: Tensor, target: str,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Measure an image with noise of SD 1 and bring the data back to the image.
+
+    Args:
+        image: ``(ky, kx)`` complex, in units of the noise SD.
+        maps: True maps ``(coil, ky, kx)``.
+        estimated: Maps of the reconstruction, ``sum |S|^2 = 1`` on their support.
+        mask: Boolean ``(ky, kx)``.
+        target: ``reference`` or ``clean``.
+        generator: Source of the noise.
+
+    Returns:
+        ``b = A^H y`` and the target, both ``(ky, kx)``.
+    """
+    # Along a fully sampled axis the transform and its inverse cancel, and white noise stays white.
+    axes = (-2, -1) if bool((mask != mask[:, :1]).any()) else (-2,)
+    coil_images = maps * image
+    noise = torch.randn(maps.shape, generator=generator, dtype=torch.complex64)
+    acquired = ifft(noise * mask, axes)
+    aliased = ifft(fft(coil_images, axes) * mask, axes) + acquired
+    b = (estimated.conj() * aliased).sum(dim=0)
+    wanted = coil_images + acquired if target == "reference" else coil_images
+    return b, (estimated.conj() * wanted).sum(dim=0)
+
+
+def simulate_scan(
+    image: Tensor, coils: int = 8, snr: float = 30.0, mask: Tensor | None = None, seed: int = 0
+) -> tuple[Scan, Tensor]:
+    """A whole scan of a magnitude image ``(ky, kx)``, with its true maps and white noise.
+
+    Args:
+        image: Real or complex.
+        coils: Number of coils.
+        snr: Mean SNR (complex noise SD 1) of the fully sampled image where it is brighter than
+            15 % of its maximum.
+        mask: Boolean ``(ky, kx)``; None samples everything.
+        seed: Seed of phase (of a real image), coils and noise.
+
+    Returns:
+        The scan, with identity noise covariance, and the true image in its units.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    grid = (int(image.shape[-2]), int(image.shape[-1]))
+    if not image.is_complex():
+        image = torch.polar(image.float(), smooth_phase(grid, generator))
+    maps = _normalised(coil_maps(coils, grid, generator))
+    bright = image.abs() > 0.15 * image.abs().max()
+    truth = image.to(torch.complex64) * (snr / image[bright].abs().mean())
+    sampled = torch.ones(grid, dtype=torch.bool) if mask is None else mask
+    noise = torch.randn(maps.shape, generator=generator, dtype=torch.complex64)
+    kspace = (fft(maps * truth, (-2, -1)) + noise) * sampled
+    model = NoiseModel(torch.eye(coils, dtype=torch.complex64), source="identity")
+    scan = Scan(kspace=kspace, mask=sampled, maps=maps, noise=model, source="simulation")
+    return scan, truth
+
+
+class Simulator:
+    """Draws training batches from a pool of images; batch ``i`` depends on the seed and i only.
+
+    Args:
+        pools: Images ``(image, size, size)`` real by their size.
+        settings: What is simulated.
+        seed: Seed of the stream.
+    """
+
+    def __init__(self, pools: dict[int, Tensor], settings: SimulationConfig, seed: int) -> None:
+        self.pools, self.settings, self.seed = pools, settings, seed
+
+    def draw(self, index: int, count: int) -> Batch:
+        """Batch ``index`` with ``count`` measurements."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
+        settings = self.settings
+        grids = settings.grids
+        rows, columns = grids[int(torch.randint(len(grids), (), generator=generator))]
+        low, high = settings.coils
+        coils = int(torch.randint(low, high + 1, (), generator=generator))
+        items = [self._item((rows, columns), coils, generator) for _ in range(count)]
+        return Batch(*(torch.stack(parts) for parts in zip(*items, strict=True)))
+
+    def _item(
+        self, grid: tuple[int, int], coils: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        settings = self.settings
+        pool = self.pools[max(grid)]
+        picture = pool[int(torch.randint(pool.shape[0], (), generator=generator))]
+        if float(torch.rand((), generator=generator)) < 0.5:
+            picture = picture.flip(0)
+        rows, columns = grid
+        top = int(torch.randint(picture.shape[0] - rows + 1, (), generator=generator))
+        # Strips lie where the head is rather than in the air beside it.
+        spare = picture.shape[1] - columns
+        left = int(spare * (0.15 + 0.7 * float(torch.rand((), generator=generator))))
+        picture = picture[top : top + rows, left : left + columns]
+        maps = coil_maps(coils, grid, generator, columns / pool.shape[-1])
+        power = maps.abs().square().sum(dim=0).sqrt()
+        shading = (power / power.mean()).pow(float(torch.rand((), generator=generator)))
+        maps = maps / power
+        low, high = settings.snr
+        level = low * (high / low) ** float(torch.rand((), generator=generator))
+        phase = smooth_phase(grid, generator)
+        image = torch.polar(torch.ones(grid), phase) * (picture * shading * level)
+        estimated = self._estimated(maps, picture, generator)
+        mask = self._mask(grid, generator)
+        b, target = simulate_measurement(
+            image, maps, estimated, mask, settings.target, generator)
+        return b, estimated, mask, target
+
+    def _estimated(self, maps: Tensor, picture: Tensor, generator: torch.Generator) -> Tensor:
+        """Maps as an estimate from calibration lines would give them: a few per cent off, and
+        often only known near the head."""
+        grid = (int(maps.shape[-2]), int(maps.shape[-1]))
+        if float(torch.rand((), generator=generator)) < 0.75:
+            detail = int(torch.randint(3, 13, (), generator=generator))
+            size = self.settings.map_error * float(torch.rand((), generator=generator))
+            parts = _smooth((2, maps.shape[0]), grid, detail, generator)
+            typical = 1.0 / maps.shape[0] ** 0.5
+            maps = maps + size * typical / 2**0.5 * torch.complex(parts[0], parts[1])
+        maps = _normalised(maps)
+        if float(torch.rand((), generator=generator)) < 0.7:
+            width = 2 * (max(grid) // int(torch.randint(12, 32, (), generator=generator))) + 1
+            near = functional.avg_pool2d(picture.abs()[None, None], width, 1, width // 2)[0, 0]
+            maps = maps * (near > 0.06)
+        return maps
+
+    def _mask(self, grid: tuple[int, int], generator: torch.Generator) -> Tensor:
+        settings = self.settings
+        # A strip has no full kx axis, so it cannot be undersampled along it.
+        kinds = [k for k in settings.kinds if grid[0] == grid[1] or k not in PLANAR]
+        kind = kinds[int(torch.randint(len(kinds), (), generator=generator))]
+        choices = settings.accelerations
+        rate = choices[int(torch.randint(len(choices), (), generator=generator))]
+        low, high = settings.calibration
+        share = low + (high - low) * float(torch.rand((), generator=generator))
+        lines = max(4, round(grid[0] * min(share, 0.4 / rate)))
+        if kind in PLANAR:
+            lines *= 2
+        seed = int(torch.randint(2**31, (), generator=generator))
+        return make_mask(kind, grid, rate, calibration=lines, seed=seed).tensor
+
+
+def _normalised(maps: Tensor) -> Tensor:
+    """``sum |S|^2 = 1`` over the coils."""
+    return maps / maps.abs().square().sum(dim=-3, keepdim=True).sqrt()
+
+
+def _coordinates(grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """``(ky, 1)`` and ``(kx,)`` from -1 to 1."""
+    y, x = (torch.linspace(-1, 1, n) for n in grid)
+    return y[:, None], x
+
+
+def _smooth(
+    lead: tuple[int, ...], grid: tuple[int, int], detail: int, generator: torch.Generator
+) -> Tensor:
+    """Random smooth real fields ``(*lead, *grid)`` of about unit variance; ``detail`` bumps over
+    the longer side."""
+    longest = max(grid)
+    coarse = [max(2, round(detail * n / longest) + 1) for n in grid]
+    knots = torch.randn(1, int(torch.tensor(lead).prod()), *coarse, generator=generator)
+    field = functional.interpolate(knots, size=grid, mode="bicubic", align_corners=True)
+    return field.reshape(*lead, *grid)
