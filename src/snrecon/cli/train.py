@@ -14,6 +14,9 @@ def add(commands: Any) -> None:
     """Register the command."""
     parser = add_command(commands, "train", "Train a network from a TOML configuration.", run)
     parser.add_argument("config", metavar="CONFIG.toml", type=Path)
+    parser.add_argument(
+        "--resume", action="store_true", help="continue from the last checkpoint, if there is one"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -21,4 +24,5 @@ def run(args: argparse.Namespace) -> None:
     from snrecon.training import train
 
     with Progress("training") as progress:
-        print(train(args.config, progress=progress))
+        weights = train(args.config, resume=args.resume, progress=progress)
+    print(f"wrote {weights}")

@@ -53,7 +53,7 @@ class Demo:
         Args:
             folder: Where everything is written; made if it does not exist.
             shape: Matrix ``(ky, kx)``.
-            passes: Largest number of probes and of replicas.
+            passes: Number of probes and of replicas.
             method: The learned (or any other nonlinear) method to show.
             progress: Called as ``progress(done, total, message)``.
             stage: Called with the title of every stage.
@@ -70,17 +70,14 @@ class Demo:
         tell = stage or (lambda title: None)
         folder = _folder(Path(folder))
         tell("simulating the scan")
-        scan = simulate_scan(shape)
+        scan = simulate_scan(shape, calibration=shape[0] // 8)
         files = [save_scan(scan, folder / "scan.npz")]
         recon = load(method)
         tell(f"{method}: sketch")
-        network = noise_map(
-            recon, scan, estimator="sketch", max_passes=passes, seed=1, progress=progress
-        )
+        exactly: dict[str, Any] = {"tolerance": 0, "max_passes": passes, "progress": progress}
+        network = noise_map(recon, scan, estimator="sketch", seed=1, **exactly)
         tell(f"{method}: Monte Carlo check")
-        replicas = noise_map(
-            recon, scan, estimator="replicas", max_passes=passes, seed=2, progress=progress
-        )
+        replicas = noise_map(recon, scan, estimator="replicas", seed=2, **exactly)
         tell("sense: analytic map")
         sense = noise_map(load("sense", lamda=PENALTY), scan, estimator="analytic")
         tell("writing")
