@@ -73,7 +73,8 @@ def small_scan(
     kspace = fft(coil_images, (-2, -1))
     white = rng.normal(size=kspace.shape) + 1j * rng.normal(size=kspace.shape)
     noise = np.einsum("ab,b...->a...", lower, white / 2**0.5)
-    return Scan((kspace + torch.from_numpy(noise)) * mask, mask, torch.from_numpy(maps), noise_model)
+    measured = (kspace + torch.from_numpy(noise)) * mask
+    return Scan(measured, mask, torch.from_numpy(maps), noise_model)
 
 
 def regular_mask(step: int = 2) -> Tensor:

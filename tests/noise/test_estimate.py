@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from benchmarks.small_problems import irregular_mask, plane_mask, small_scan
@@ -140,7 +142,9 @@ def test_stops_at_the_tolerance(scan: Scan, estimator: str) -> None:
 
 def test_running_out_of_passes_warns(scan: Scan) -> None:
     with pytest.warns(SnreconWarning, match="above the tolerance"):
-        result = noise_map(ZeroFilled("rss"), scan, tolerance=0.01, max_passes=32, estimator="sketch")
+        result = noise_map(
+            ZeroFilled("rss"), scan, tolerance=0.01, max_passes=32, estimator="sketch"
+        )
     assert result.passes == 32
 
 
@@ -155,7 +159,7 @@ def test_progress_is_reported(scan: Scan) -> None:
         progress=lambda *call: calls.append(call),
     )
     assert calls[-1][0] == calls[-1][1] == 48
-    assert all(a[0] < b[0] for a, b in zip(calls, calls[1:], strict=False))
+    assert all(a[0] < b[0] for a, b in pairwise(calls))
 
 
 def test_a_stack_is_mapped_slice_by_slice(scan: Scan) -> None:
