@@ -44,8 +44,8 @@ def group_threshold(x: Tensor, threshold: float | Tensor, axis: int) -> Tensor:
 def group_projection(x: Tensor, radius: float | Tensor, axis: int) -> Tensor:
     """Projection of the vectors along ``axis`` onto the ball of ``radius``."""
     squared = (x.conj() * x).real.sum(dim=axis, keepdim=True)
-    outside = squared > radius**2
-    size = torch.where(outside, squared, 1).sqrt()
+    outside = squared >= radius**2
+    size = torch.where(outside & (squared > 0), squared, 1).sqrt()
     return x * torch.where(outside, radius / size, 1)
 
 
@@ -88,6 +88,7 @@ def pdhg(
     lipschitz: float,
     iterations: int,
     x0: Tensor | None = None,
+    project: Callable[[Tensor, float | Tensor, int], Tensor] = group_projection,
 ) -> Tensor:
     """Minimise ``1/2 |A x - y|^2 + lamda |G x|_{2,1}`` (isotropic total variation).
 
@@ -104,6 +105,8 @@ def pdhg(
         lipschitz: A bound on the largest eigenvalue of ``A^H A`` (see :func:`fista`).
         iterations: Number of steps.
         x0: Start; zero when None.
+        project: ``(z, lamda, axis)``, :func:`group_projection` or a version of it that carries
+            tangents along; everything else here is linear in ``rhs``.
 
     Source: I. Loris and C. Verhoeven, Inverse Problems 27 (2011) 125007; over-relaxation as in
     L. Condat, J. Optim. Theory Appl. 158 (2013) 460.
@@ -116,7 +119,7 @@ def pdhg(
     for _ in range(iterations):
         descended = x - tau * (gram(x) - rhs)
         predicted = descended - tau * gradient.H(dual)
-        new_dual = group_projection(dual + sigma * gradient(predicted), lamda, axis)
+        new_dual = project(dual + sigma * gradient(predicted), lamda, axis)
         new = descended - tau * gradient.H(new_dual)
         x = x + RELAXATION * (new - x)
         dual = dual + RELAXATION * (new_dual - dual)
