@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from snrecon.physics.constant_matmul import constant_matmul
 from snrecon.physics.fourier import fft, ifft
 from snrecon.physics.operators import LinearOperator
 
@@ -84,7 +85,8 @@ class LineGram(LinearOperator):
         self.matrix = overlap * spread
 
     def _forward(self, x: Tensor) -> Tensor:
-        return from_lines(self.matrix @ to_lines(x, self.axis, self.domain), x, self.axis, self.domain)
+        lines = constant_matmul(self.matrix, to_lines(x, self.axis, self.domain))
+        return from_lines(lines, x, self.axis, self.domain)
 
     _adjoint = _forward
 

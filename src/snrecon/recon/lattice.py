@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from snrecon.physics.constant_matmul import constant_matmul
 from snrecon.recon.dense import support_inverse
 
 
@@ -78,7 +79,7 @@ class Unfolding:
         """Coil images ``F^-1 y``, ``(..., coil, voxels)``, to ``(..., voxels)``."""
         folded = aliased[..., self.groups[:, 0]].movedim(-1, 0)  # (group, ..., coil)
         columns = folded.reshape(*folded.shape[:1], -1, folded.shape[-1]).mT  # (group, coil, batch)
-        unfolded = self.matrix.to(aliased.dtype) @ columns  # (group, R, batch)
+        unfolded = constant_matmul(self.matrix.to(aliased.dtype), columns)  # (group, R, batch)
         voxels = unfolded.permute(2, 0, 1).flatten(1)
         return voxels[:, self.order].reshape(*aliased.shape[:-2], -1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from snrecon.physics.constant_matmul import constant_matmul
 from snrecon.physics.gram import LineGram, from_lines, to_lines
 from snrecon.recon.dense import support_inverse
 
@@ -46,5 +47,5 @@ class LineInverse:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Apply to the right-hand side ``A^H y``, ``(..., *grid)``, in the precision of ``x``."""
-        lines = self.matrix.to(x.dtype) @ to_lines(x, self.axis, self.grid)
+        lines = constant_matmul(self.matrix.to(x.dtype), to_lines(x, self.axis, self.grid))
         return from_lines(lines, x, self.axis, self.grid)
