@@ -22,7 +22,8 @@ from snrecon.data import Geometry, Scan
 from snrecon.errors import InputError, SnreconWarning
 from snrecon.io.contents import Contents, complex_tensor, numeric_tensor
 from snrecon.io.fastmri_header import Header, oversampling_target, parse_header
-from snrecon.io.hdf5 import attributes, has_dataset, opened, read_dataset, read_text
+from snrecon.io.hdf5 import attributes, has_dataset, names, opened, read_dataset, read_text
+from snrecon.io.limits import listing
 from snrecon.physics.fourier import fft, ifft
 
 _ATTRIBUTES = ("acquisition", "max", "norm", "patient_id", "acceleration", "num_low_frequency")
@@ -51,9 +52,7 @@ def read_fastmri(path: str | Path, key: str | None = None, slice: int | None = N
     path, name = Path(path), key or "kspace"
     with opened(path) as file:
         if not has_dataset(file, name):
-            raise InputError(
-                f"{path}: there is no array '{name}'; it has {', '.join(sorted(file))}."
-            )
+            raise InputError(f"{path}: there is no array '{name}'; it has {listing(names(file))}.")
         shape = file[name].shape
         if shape is None or len(shape) not in (3, 4):
             raise InputError(

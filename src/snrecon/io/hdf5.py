@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from snrecon.errors import InputError
+from snrecon.io.hdf5_heap import check_attribute_text, check_dataset_text, check_global_heaps
 from snrecon.io.limits import check_size, reason, regular_file
 
 _DAMAGE = (
@@ -29,6 +30,7 @@ _DAMAGE = (
     struct.error,
 )
 _TEXT_BYTES = 2**24
+_PLAIN = (h5py.h5t.STRING, h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM)
 
 
 @contextmanager
@@ -40,6 +42,7 @@ def opened(path: str | Path) -> Iterator[h5py.File]:
     """
     path = regular_file(path)
     try:
+        check_global_heaps(path)
         with h5py.File(path, "r") as file:
             yield file
     except InputError:
@@ -48,6 +51,11 @@ def opened(path: str | Path) -> Iterator[h5py.File]:
         raise InputError(
             f"{path}: the HDF5 file is truncated or damaged ({reason(error)})."
         ) from error
+
+
+def names(file: h5py.Group) -> list[str]:
+    """Sorted names of what a group holds; h5py gives undecodable ones as bytes."""
+    return sorted(n if isinstance(n, str) else repr(n) for n in file)
 
 
 def has_dataset(file: h5py.Group, name: str) -> bool:
@@ -98,11 +106,25 @@ def read_text(file: h5py.Group, name: str) -> str | None:
         return None
     data = file[name]
     what = f"{file.file.filename}: '{name}'"
-    if data.shape is None or data.size != 1 or data.is_virtual or data.external:
+    text = data.id.get_type().get_class() == h5py.h5t.STRING
+    if not text or data.shape is None or data.size != 1 or data.is_virtual or data.external:
         raise InputError(f"{what} is not a single text.")
     if data.id.get_storage_size() > _TEXT_BYTES or data.dtype.itemsize > _TEXT_BYTES:
         raise InputError(f"{what} is too long.")
+    if data.dtype.kind == "O":
+        check_dataset_text(Path(file.file.filename), _value_offset(data))
     return _text(np.asarray(data[()]).reshape(-1)[0], what)
+
+
+def _value_offset(data: h5py.Dataset) -> int | None:
+    """Place in the file of a value that is stored as it is, else None."""
+    if data.chunks is None:
+        offset = data.id.get_offset()
+    elif data.id.get_num_chunks() == 1 and data.id.get_create_plist().get_nfilters() == 0:
+        offset = data.id.get_chunk_info(0).byte_offset
+    else:
+        return None
+    return None if offset is None else int(offset)
 
 
 def attributes(file: h5py.Group, names: tuple[str, ...]) -> dict[str, Any]:
@@ -112,8 +134,15 @@ def attributes(file: h5py.Group, names: tuple[str, ...]) -> dict[str, Any]:
         if name not in file.attrs:
             continue
         stored = file.attrs.get_id(name)
-        if int(np.prod(stored.shape, dtype=object)) * stored.dtype.itemsize > _TEXT_BYTES:
+        # Other types (sequences, references) are nothing that is written here, and reading
+        # damaged ones can bring the HDF5 library down.
+        if stored.get_type().get_class() not in _PLAIN:
+            raise InputError(f"{file.file.filename}: the attribute '{name}' is damaged.")
+        count = int(np.prod(stored.shape or (), dtype=object))
+        if count * stored.dtype.itemsize > _TEXT_BYTES:
             raise InputError(f"{file.file.filename}: the attribute '{name}' is too long.")
+        if stored.dtype.kind == "O":
+            check_attribute_text(Path(file.file.filename), name, count)
         value = file.attrs[name]
         if isinstance(value, h5py.Empty):
             continue

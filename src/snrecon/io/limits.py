@@ -73,3 +73,9 @@ def reason(error: BaseException) -> str:
     """The cause of a library's error, on one line and without its file name."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(str(text).split())[:160].rstrip(".")
+
+
+def listing(names: list[str]) -> str:
+    """Names for a message, at most twelve."""
+    shown = ", ".join(n[:60] for n in sorted(names)[:12]) or "no arrays"
+    return shown + (f" and {len(names) - 12} more" if len(names) > 12 else "")

@@ -18,10 +18,11 @@ from snrecon.data import NoiseModel, Scan
 from snrecon.errors import InputError, SnreconWarning
 from snrecon.io import cfl, fastmri, npy
 from snrecon.io.contents import Contents, finite, numeric_tensor
-from snrecon.io.hdf5 import opened
-from snrecon.io.limits import reason, regular_file
-from snrecon.io.npz import Archive, listing, read_npy_scan, read_npz
+from snrecon.io.hdf5 import names, opened
+from snrecon.io.limits import listing, reason, regular_file
+from snrecon.io.npz import Archive, read_npy_scan, read_npz
 from snrecon.physics.masks import Mask, make_mask
+from snrecon.physics.noise_estimation import covariance_from_background, covariance_from_noise_scan
 
 FORMATS = ("npz", "npy", "fastmri", "mrd", "cfl")
 
@@ -112,15 +113,15 @@ def _detect_hdf5(path: Path) -> str:
     with opened(path) as file:
         if fastmri.is_fastmri(file):
             return "fastmri"
-        names = set(file)
-    if {"image", "sigma"} <= names:
+        found = names(file)
+    if {"image", "sigma"} <= set(found):
         return "result"
     mrd = import_module("snrecon.io.mrd")  # needs an optional library only if this is its format
     if mrd.is_mrd(path):
         return "mrd"
     raise InputError(
         f"{path}: this HDF5 file is neither fastMRI (a dataset 'kspace') nor ISMRMRD (a group with "
-        f"'data' and 'xml'); it has {listing(sorted(names))}."
+        f"'data' and 'xml'); it has {listing(found)}."
     )
 
 
@@ -198,8 +199,6 @@ def _measured_noise(contents: Contents) -> NoiseModel:
         raise InputError("the noise scan is not complex.")
     if not 0 < contents.dwell_ratio < float("inf"):
         raise InputError(f"noise_dwell_ratio must be positive, not {contents.dwell_ratio:g}.")
-    from snrecon.physics.noise_estimation import covariance_from_noise_scan
-
     return covariance_from_noise_scan(noise, dwell_ratio=contents.dwell_ratio)
 
 
@@ -207,8 +206,6 @@ def _background(scan: Scan) -> NoiseModel | None:
     """Noise from the image background, pooled over slices; None where that is not possible."""
     if not bool(scan.sampled.all()):
         return None
-    from snrecon.physics.noise_estimation import covariance_from_background
-
     found: list[NoiseModel] = []
     for part in scan:
         try:

@@ -24,7 +24,7 @@ from snrecon.data import Scan
 from snrecon.errors import InputError, SnreconWarning
 from snrecon.io import npy
 from snrecon.io.contents import Contents, complex_tensor, finite, numeric_tensor
-from snrecon.io.limits import reason, regular_file
+from snrecon.io.limits import listing, reason, regular_file
 
 _COMPANIONS = ("mask", "maps", "noise", "noise_dwell_ratio", "noise_covariance", "noise_spectrum")
 _DAMAGE = (
@@ -217,12 +217,6 @@ def read_npy_scan(path: str | Path) -> Contents:
     """
     kspace = complex_tensor(npy.read_npy(path), f"{path}: the array")
     return Contents(Scan(kspace, source=str(path), attributes={"format": "npy"}))
-
-
-def listing(names: list[str]) -> str:
-    """Names for a message, at most twelve."""
-    shown = ", ".join(n[:60] for n in sorted(names)[:12]) or "no arrays"
-    return shown + (f" and {len(names) - 12} more" if len(names) > 12 else "")
 
 
 def _kspace_name(archive: Archive) -> str:
