@@ -25,7 +25,7 @@ ESTIMATORS = ("auto", "analytic", "exact", "sketch", "replicas")
 
 
 def noise_map(
-    recon: Reconstruction,
+    recon_or_f: Reconstruction,
     scan: Scan,
     *,
     estimator: Estimator = "auto",
@@ -41,7 +41,7 @@ def noise_map(
     """Reconstruct and map the noise of every voxel.
 
     Args:
-        recon: A Reconstructor (an object with ``bind``), or any callable from k-space
+        recon_or_f: A Reconstructor (an object with ``bind``), or any callable from k-space
             ``(coil, *grid)`` to an image, which receives ``scan.kspace`` exactly as loaded.
         scan: One slice, a 3D grid, or a stack (each slice on its own); its noise must be known.
         estimator: ``analytic`` (closed form), ``exact`` (one VJP a row), ``sketch`` (Jacobian
@@ -85,7 +85,7 @@ def noise_map(
     }
     results = []
     for index, one in enumerate(scan):
-        problem = Problem.of(recon, one)
+        problem = Problem.of(recon_or_f, one)
         report = progress if scan.slices == 1 else _prefixed(progress, index, scan.slices)
         results.append(
             _slice_map(
