@@ -68,6 +68,34 @@ def test_an_interrupt_loses_nothing(scan: Scan, tmp_path: Path) -> None:
     torch.testing.assert_close(resumed.sigma, run(scan, 40).sigma, rtol=1e-12, atol=0)
 
 
+def test_exact_rows_resume_where_they_were_interrupted(scan: Scan, tmp_path: Path) -> None:
+    state = tmp_path / "rows.h5"
+    calls = []
+
+    def stop(done: int, total: int | None, message: str) -> None:
+        calls.append(done)
+        if done >= 80:
+            raise KeyboardInterrupt
+
+    recon = Sense(lamda=0.2)
+    with pytest.raises(KeyboardInterrupt):
+        noise_map(recon, scan, estimator="exact", state=state, progress=stop, chunk=8)
+    assert load_states(state)[0].moments.count == 40  # two rows a voxel
+    calls.clear()
+    resumed = noise_map(
+        recon, scan, estimator="exact", state=state, chunk=8, progress=lambda *c: calls.append(c[0])
+    )
+    assert min(calls) == 96
+    whole = noise_map(recon, scan, estimator="exact")
+    torch.testing.assert_close(resumed.covariance, whole.covariance, rtol=1e-10, atol=1e-14)
+    some = torch.zeros(12, 12, dtype=torch.bool)
+    some[5, 5] = True
+    with pytest.raises(InputError, match="choice of voxels"):
+        noise_map(recon, scan, estimator="exact", state=state, voxels=some)
+    with pytest.raises(InputError, match="exact"):
+        merge([state])
+
+
 def test_merging_two_seeds_equals_their_pooled_moments(scan: Scan, tmp_path: Path) -> None:
     a = run(scan, 32, seed=1, state=tmp_path / "a.h5")
     b = run(scan, 64, seed=2, state=tmp_path / "b.h5")

@@ -52,7 +52,7 @@ def noise_map(
         max_passes: Largest number of probes or replicas, each slice.
         seed: Seed of probes and replicas; same seed, same result.
         progress: ``progress(done, total, message)``.
-        state: File to save to and resume from (sketch and replicas).
+        state: File to save to and resume from (exact, sketch and replicas).
         voxels: Boolean ``(*image)``: rows wanted from ``exact``; others are 0.
         chunk: Probes at once; by default from the memory at hand.
         noise_scale: Replicas only: noise of this many times its SD, the result divided by it.
@@ -115,7 +115,14 @@ def _slice_map(
         return analytic(problem, details=facts)
     try:
         if chosen == "exact":
-            return exact(problem, voxels=voxels, progress=progress, chunk=chunk, details=facts)
+            return exact(
+                problem,
+                voxels=voxels,
+                progress=progress,
+                state_file=state_file,
+                chunk=chunk,
+                details=facts,
+            )
         if chosen == "sketch":
             state = sketch(problem, **options, state_file=state_file, details=facts)
             return state.result()

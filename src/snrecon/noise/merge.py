@@ -31,5 +31,7 @@ def merge(paths: Sequence[str | Path]) -> NoiseMap:
             merged = {index: merged[index].merged(other[index]) for index in merged}
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
+    if any(state.header["estimator"] == "exact" for state in merged.values()):
+        raise InputError(f"{paths[0]}: this is a state of exact rows; run it to its end instead.")
     results = [merged[index].result() for index in sorted(merged)]
     return results[0] if len(results) == 1 else stacked(results)

@@ -40,6 +40,8 @@ class State:
         for key, what in (("fingerprint", "scan or method"), ("estimator", "estimator")):
             if self.header[key] != other.header[key]:
                 raise InputError(f"the states cannot be merged: they are of a different {what}.")
+        if self.header["estimator"] == "exact":
+            raise InputError("the states cannot be merged: exact rows have no sampling error.")
         shared = sorted(set(self.seeds) & set(other.seeds))
         if shared:
             raise InputError(

@@ -45,27 +45,38 @@ def encoding_gram(maps: Tensor, mask: Tensor) -> LinearOperator:
 
 
 class FourierGram(LinearOperator):
-    """``A^H A`` by Fourier transforms along the axes where the mask varies."""
+    """``A^H A`` by Fourier transforms along the axes where the mask varies.
+
+    The two shifts that centre a transform commute with ``A^H A`` (a circulant) up to where the mask
+    is counted from, so none is left. A single transform runs along the last axis in memory.
+    """
 
     def __init__(self, maps: Tensor, mask: Tensor, axes: tuple[int, ...] | None = None) -> None:
-        self.maps = maps
-        self.axes = varying_axes(mask) if axes is None else axes
+        axes = varying_axes(mask) if axes is None else axes
         self.domain = self.range = tuple(mask.shape)
         # The mask is constant along the other axes: any index there will do.
-        selector = tuple(slice(None) if i - mask.ndim in self.axes else slice(0, 1)
+        selector = tuple(slice(None) if i - mask.ndim in axes else slice(0, 1)
                          for i in range(mask.ndim))
-        self.mask = mask[selector]
+        sampled = torch.fft.ifftshift(mask[selector], dim=axes) if axes else mask[selector]
+        self._turn = axes[0] if len(axes) == 1 else -1
+        self.axes = (-1,) if len(axes) == 1 else axes
+        self.maps = maps.movedim(self._turn, -1).contiguous()
+        self._conjugate = self.maps.conj().resolve_conj()
+        self._sampled = sampled.movedim(self._turn, -1).to(maps.dtype)
 
     def _forward(self, x: Tensor) -> Tensor:
         coil = -1 - len(self.domain)
-        images = self.maps * x.unsqueeze(coil)
+        images = self.maps * x.movedim(self._turn, -1).contiguous().unsqueeze(coil)
         if self.axes:
-            images = ifft(fft(images, self.axes) * self.mask, self.axes)
-        elif not bool(self.mask.all()):
-            images = images * self.mask
-        return (self.maps.conj() * images).sum(dim=coil)
+            spectrum = torch.fft.fftn(images, dim=self.axes) * self._sampled
+            images = torch.fft.ifftn(spectrum, dim=self.axes)
+        else:
+            images = images * self._sampled
+        combined = (self._conjugate * images).sum(dim=coil)
+        return combined.movedim(-1, self._turn).contiguous()
 
-    _adjoint = _forward
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return self._forward(y)
 
 
 class LineGram(LinearOperator):
@@ -88,7 +99,8 @@ class LineGram(LinearOperator):
         lines = constant_matmul(self.matrix, to_lines(x, self.axis, self.domain))
         return from_lines(lines, x, self.axis, self.domain)
 
-    _adjoint = _forward
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return self._forward(y)
 
 
 def _point_spread(profile: Tensor, dtype: torch.dtype) -> Tensor:
