@@ -203,33 +203,18 @@ def _measured_noise(contents: Contents) -> NoiseModel:
 
 
 def _background(scan: Scan) -> NoiseModel | None:
-    """Noise from the image background, pooled over slices; None where that is not possible."""
-    if not bool(scan.sampled.all()):
-        return None
-    found: list[NoiseModel] = []
-    for part in scan:
-        try:
-            found.append(covariance_from_background(part.kspace, part.sampled))
-        except InputError:
-            continue  # no background in this slice
-    if not found:
+    """Noise from the image background; None where there is none or the scan is undersampled."""
+    try:
+        model = covariance_from_background(scan.kspace, scan.sampled, layout=scan.layout)
+    except InputError:
         return None
     warnings.warn(
         f"{scan.source}: the noise was estimated from the image background, because the file "
-        "states none; objects that fill the field of view or artefacts make it too large.",
+        "states none; give a noise covariance if one was measured.",
         SnreconWarning,
         stacklevel=4,
     )
-    if len(found) == 1:
-        return found[0]
-    # Slices without a significant colour report none, which is a flat spectrum of 1.
-    spectra = [m.spectrum for m in found if m.spectrum is not None]
-    spectrum = None
-    if spectra:
-        spectrum = (torch.stack(spectra).sum(0) + (len(found) - len(spectra))) / len(found)
-    covariance = torch.stack([m.covariance for m in found]).mean(0)
-    details = {**found[0].details, "slices": len(found)}
-    return replace(found[0], covariance=covariance, spectrum=spectrum, details=details)
+    return model
 
 
 def _undersample(scan: Scan, option: Mask | Tensor | Mapping[str, Any]) -> Scan:
