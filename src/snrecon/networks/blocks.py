@@ -41,20 +41,19 @@ class HourglassCNN(nn.Module):
         nn.init.normal_(self.leave.weight, std=1e-3)  # starts as no regularisation at all
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(..., inputs, ky, kx)`` real to ``(..., outputs, ky, kx)``."""
-        batch, grid = x.shape[:-3], x.shape[-2:]
-        x = _even(x.reshape(-1, *x.shape[-3:]))
+        """``(batch, inputs, ky, kx)`` real to ``(batch, outputs, ky, kx)``."""
+        grid = x.shape[-2:]
+        x = _even(x)
         fine = functional.relu(self.fine(functional.relu(self.enter(x))))
         coarse = functional.relu(self.coarse1(functional.relu(self.down(fine))))
         coarse = functional.relu(self.coarse2(coarse))
         merged = functional.relu(self.up(coarse) + fine)
-        y = self.leave(functional.relu(self.merge(merged)))[..., : grid[0], : grid[1]]
-        return y.reshape(*batch, *y.shape[-3:])
+        return self.leave(functional.relu(self.merge(merged)))[..., : grid[0], : grid[1]]
 
     def linearize(self, x: Tensor) -> tuple[Tensor, Gate]:
-        """Output at one ``x`` ``(inputs, ky, kx)`` and the gates for :meth:`tangent`."""
+        """Output at one ``x`` ``(1, inputs, ky, kx)`` and the gates for :meth:`tangent`."""
         grid = x.shape[-2:]
-        h = _even(x.unsqueeze(0))
+        h = _even(x)
         gates: Gate = []
 
         def rectify(value: Tensor) -> Tensor:
@@ -65,7 +64,7 @@ class HourglassCNN(nn.Module):
         coarse = rectify(self.coarse1(rectify(self.down(fine))))
         coarse = rectify(self.coarse2(coarse))
         merged = rectify(self.up(coarse) + fine)
-        y = self.leave(rectify(self.merge(merged)))[0, :, : grid[0], : grid[1]]
+        y = self.leave(rectify(self.merge(merged)))[..., : grid[0], : grid[1]]
         return y, [gate.to(x.dtype) for gate in gates]
 
     def tangent(self, x: Tensor, gates: Gate) -> Tensor:

@@ -59,6 +59,11 @@ class VarNet(nn.Module):
         Returns:
             Image ``(..., ky, kx)``, exactly zero off the support.
         """
+        shape = b.shape
+        # One explicit batch axis from the start: it keeps the channels last in memory.
+        b = b.reshape(-1, *shape[-2:])
+        if support.ndim > 2:
+            support = support.expand(shape).reshape(b.shape)
         size = root_mean_square(b, support)
         b = b / size
         level = noise_level(size)
@@ -68,7 +73,7 @@ class VarNet(nn.Module):
             update = _to_complex(cnn(_channels(x, gradient, update, level)), x) * support
             update = update - step * gradient
             x = x + update
-        return x * size
+        return (x * size).reshape(shape)
 
     def linearize(
         self, b: Tensor, gram: Gram, support: Tensor
@@ -84,6 +89,7 @@ class VarNet(nn.Module):
             tangents ``(batch, ky, kx)`` of the image. Both without gradients.
         """
         with torch.no_grad():
+            b = b.unsqueeze(0)
             size = root_mean_square(b, support)
             point = b / size
             level = noise_level(size)
@@ -113,7 +119,7 @@ class VarNet(nn.Module):
                     dx = dx + d_update
                 return dx.mul_(size).add_(image * d_size)
 
-        return image * size, jvp
+        return (image * size).squeeze(0), jvp
 
 
 def root_mean_square(b: Tensor, support: Tensor) -> Tensor:
@@ -134,7 +140,7 @@ def _d_noise_level(size: Tensor, d_size: Tensor) -> Tensor:
 
 
 def _channels(x: Tensor, gradient: Tensor, update: Tensor, level: Tensor) -> Tensor:
-    """Real channels ``(..., 7, ky, kx)``, laid out with the channels last in memory."""
+    """Real channels ``(batch, 7, ky, kx)``, laid out with the channels last in memory."""
     parts = [torch.view_as_real(part) for part in (x, gradient, update)]
     parts.append(level.expand(x.shape).unsqueeze(-1))
     return torch.cat(parts, dim=-1).movedim(-1, -3)
