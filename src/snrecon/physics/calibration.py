@@ -8,6 +8,8 @@ from torch import Tensor
 from snrecon.errors import InputError
 from snrecon.physics.gram import varying_axes
 
+ENOUGH = 32
+"""Calibration lines along an axis beyond which more are worth nothing."""
 FEWEST_LINES = 4
 """Fewest calibration lines along an undersampled axis from which coil maps are estimated."""
 
@@ -15,9 +17,9 @@ FEWEST_LINES = 4
 def calibration_region(mask: Tensor, minimum: int = 1) -> tuple[slice, ...]:
     """The largest fully sampled block around the centre of k-space.
 
-    The block grows from the centre by one line at a time, on both sides of every axis along which
-    the mask varies, while the added lines are fully sampled. Along the other axes it has the full
-    extent of the grid.
+    Of the fully sampled blocks around the centre the one with most points, where more than 32
+    lines along an axis count as 32, so that a square of calibration lines is preferred to one long
+    line. Along axes along which the mask does not vary it has the full extent of the grid.
 
     Args:
         mask: Boolean ``(*grid)``, centre of k-space at ``n // 2``.
@@ -30,7 +32,7 @@ def calibration_region(mask: Tensor, minimum: int = 1) -> tuple[slice, ...]:
         InputError: if the centre is not sampled or the block has fewer than ``minimum`` lines.
     """
     axes = varying_axes(mask)
-    bounds = _grow(_profile(mask, axes))
+    bounds = _block(_profile(mask, axes))
     found = [hi - lo for lo, hi in bounds]
     if min(found, default=minimum) < minimum:
         lines = " x ".join(map(str, found))
@@ -50,7 +52,7 @@ def calibration_lines(mask: Tensor) -> tuple[int, ...]:
 
     Empty for a fully sampled mask; ``(0,)`` or ``(0, 0)`` when the centre is not sampled.
     """
-    return tuple(hi - lo for lo, hi in _grow(_profile(mask, varying_axes(mask))))
+    return tuple(hi - lo for lo, hi in _block(_profile(mask, varying_axes(mask))))
 
 
 def cap_region(region: tuple[slice, ...], grid: tuple[int, ...], limit: int) -> tuple[slice, ...]:
@@ -76,11 +78,44 @@ def _profile(mask: Tensor, axes: tuple[int, ...]) -> Tensor:
     return mask[selector].cpu()
 
 
-def _grow(profile: Tensor) -> list[tuple[int, int]]:
+def _block(profile: Tensor) -> list[tuple[int, int]]:
     """Bounds of the fully sampled block around the centre of a boolean array of 0 to 3 axes."""
+    centre = tuple(n // 2 for n in profile.shape)
+    if profile.ndim and not bool(profile[centre]):
+        return [(c, c) for c in centre]
+    return _largest_rectangle(profile) if profile.ndim == 2 else _grow(profile)
+
+
+def _largest_rectangle(profile: Tensor) -> list[tuple[int, int]]:
+    """The best rectangle around the centre, by comparing all ranges of rows."""
+    rows, columns = (n // 2 for n in profile.shape)
+    # Samples in a row, to the left and to the right of the centre, without a gap.
+    left = profile[:, :columns].flip(1).cumprod(1).sum(1)
+    right = profile[:, columns + 1 :].cumprod(1).sum(1)
+    reach = profile[:, columns].long()
+    above = int(reach[: rows + 1].flip(0).cumprod(0).sum())  # rows upwards, with the centre's
+    below = int(reach[rows:].cumprod(0).sum())
+
+    def narrowest(extent: Tensor) -> Tensor:  # (above, below): over rows -a .. +b
+        up = extent[rows - above + 1 : rows + 1].flip(0).cummin(0).values
+        down = extent[rows : rows + below].cummin(0).values
+        return torch.minimum(up[:, None], down[None, :])
+
+    lefts, rights = narrowest(left), narrowest(right)
+    heights = torch.arange(1, above + 1)[:, None] + torch.arange(below)[None, :]
+    widths = lefts + rights + 1
+    size = heights.clamp(max=ENOUGH) * widths.clamp(max=ENOUGH)
+    best = int((size * 2**24 + heights * widths).argmax())
+    a, b = divmod(best, below)
+    return [
+        (rows - a, rows + b + 1),
+        (columns - int(lefts[a, b]), columns + int(rights[a, b]) + 1),
+    ]
+
+
+def _grow(profile: Tensor) -> list[tuple[int, int]]:
+    """A block grown from the centre line by line, on both sides of every axis in turn."""
     bounds = [(n // 2, n // 2 + 1) for n in profile.shape]
-    if profile.ndim and not bool(profile[tuple(slice(lo, hi) for lo, hi in bounds)].all()):
-        return [(n // 2, n // 2) for n in profile.shape]
     growing = True
     while growing:
         growing = False

@@ -30,8 +30,10 @@ WEAKEST = 0.02
 """The weakest response counts as this quantile, for noisy places at the rim."""
 REFERENCE_PLACES = 500
 """About so many places are tried for the reference coil."""
-SQUARINGS = 7
-"""The eigenvector is found from the matrix raised to the power ``2**SQUARINGS``."""
+SQUARINGS = 3
+"""Each matrix is squared so often..."""
+ITERATIONS = 20
+"""...and its power is applied so often: together the power 160."""
 
 
 def espirit(
@@ -249,9 +251,9 @@ def _solve_slice(
 def principal_eigenvector(matrices: Tensor) -> tuple[Tensor, Tensor]:
     """Unit principal eigenvectors ``(n, coil)`` and eigenvalues ``(n,)``.
 
-    ``matrices`` ``(n, coil, coil)`` are Hermitian and positive semidefinite. Power iteration in
-    the form of repeated squaring: a few batched products, the same for every voxel, much faster
-    than one factorisation for each. Where the two largest eigenvalues are equal to within a per
+    ``matrices`` ``(n, coil, coil)`` are Hermitian and positive semidefinite. Power iteration,
+    begun with repeated squaring: some batched products, the same for every voxel, much faster than
+    one factorisation for each. Where the two largest eigenvalues are equal to within a per
     cent, the result is a mixture of their vectors.
     """
     powered = matrices
@@ -261,12 +263,12 @@ def principal_eigenvector(matrices: Tensor) -> tuple[Tensor, Tensor]:
         trace = powered.diagonal(dim1=-2, dim2=-1).real.sum(-1)
         powered = powered / trace.clamp_min(tiny)[:, None, None]
     best = powered.diagonal(dim1=-2, dim2=-1).real.argmax(-1)
-    vectors = powered[torch.arange(len(best), device=best.device), :, best]
-    for _ in range(2):  # against rounding in the squares
-        vectors = (matrices @ vectors.unsqueeze(-1)).squeeze(-1)
-        norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    vectors = powered[torch.arange(len(best), device=best.device), :, best].unsqueeze(-1)
+    for step in range(ITERATIONS + 1):  # the last with the matrix itself, for its eigenvalue
+        vectors = (powered if step < ITERATIONS else matrices) @ vectors
+        norm = torch.linalg.vector_norm(vectors, dim=-2, keepdim=True)
         vectors = vectors / norm.clamp_min(tiny)
-    return vectors, norm.squeeze(-1)
+    return vectors.squeeze(-1), norm.flatten()
 
 
 def fill_holes(support: Tensor) -> Tensor:
