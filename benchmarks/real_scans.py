@@ -1,0 +1,106 @@
+"""The measured scans of the benchmarks, and what all methods share on them.
+
+``SNRECON_DATA`` is the folder of the scans (default ``../shared/data``). Both brains are fully
+sampled; their noise covariance comes from the image background. A retrospectively undersampled scan
+is what a user would have: coil maps are estimated from its own calibration lines, once, and every
+method gets the same maps, reference (the fully sampled matched filter with these maps) and head
+mask.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import snrecon
+from snrecon.data import Scan
+from snrecon.physics.fourier import grid_axes, ifft
+from snrecon.physics.masks import make_mask
+from snrecon.recon.forward_model import forward_model
+from snrecon.recon.zero_filled import matched_filter
+
+ROOT = Path(__file__).parents[1]
+FILES = {
+    "pulseq": ("pulseq_brain16/kspace.npz", "brain_head16"),
+    "mripy": ("mripy_brain8/kspace.npz", "kspace"),
+    "cloudmr": ("cloudmr_phantom16_noise/kspace.npz", "kspace"),
+}
+BRAINS = ("pulseq", "mripy")
+CALIBRATION = 0.08
+"""Share of the lines that is the fully sampled centre."""
+THRESHOLD = 0.12
+"""Of the 99th percentile of the smoothed image: what counts as head."""
+
+
+def folder() -> Path:
+    """Where the scans are."""
+    path = Path(os.environ.get("SNRECON_DATA", "../shared/data"))
+    return path if path.is_absolute() else ROOT / path
+
+
+@cache
+def full_scan(name: str) -> Scan:
+    """A fully sampled scan with its noise model: ``pulseq``, ``mripy`` or ``cloudmr``."""
+    file, key = FILES[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", snrecon.errors.SnreconWarning)  # noise from the background
+        return snrecon.load(folder() / file, key=key)
+
+
+@cache
+def head_mask(name: str) -> Tensor:
+    """Boolean ``(ky, kx)``: the object, from the fully sampled whitened image.
+
+    The root sum of squares, smoothed over 1.5 voxels, above :data:`THRESHOLD` of its 99th
+    percentile; the largest connected region with its holes filled.
+    """
+    from scipy import ndimage
+
+    scan = full_scan(name)
+    white = scan.require_noise().whiten(scan.kspace)
+    power = ifft(white, grid_axes(2)).abs().square().sum(0)
+    smooth = ndimage.gaussian_filter(np.sqrt(power.numpy()), 1.5)
+    inside = smooth > THRESHOLD * np.quantile(smooth, 0.99)
+    inside = ndimage.binary_opening(inside, iterations=2)
+    labels, _ = ndimage.label(inside)
+    largest = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
+    return torch.from_numpy(ndimage.binary_fill_holes(largest).copy())
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One retrospectively undersampled brain and what its reconstructions are compared with."""
+
+    name: str
+    kind: str
+    acceleration: float
+    """Nominal; ``scan.acceleration`` is the true one."""
+    seed: int
+    scan: Scan
+    """Undersampled, with the maps estimated from its calibration lines, in its own coil basis."""
+    head: Tensor
+    """Boolean ``(ky, kx)``."""
+
+    @cached_property
+    def reference(self) -> Tensor:
+        """Matched filter of the fully sampled scan with the same maps, complex ``(ky, kx)``."""
+        full = full_scan(self.name)
+        return matched_filter(forward_model(replace(full, maps=self.scan.maps)), full.kspace)
+
+
+def case(name: str, kind: str = "random", acceleration: float = 4, seed: int = 0) -> Case:
+    """Undersample a brain and estimate its coil maps."""
+    full = full_scan(name)
+    lines = round(CALIBRATION * full.grid[-2])
+    mask = make_mask(kind, full.grid, acceleration, calibration=lines, seed=seed).tensor
+    scan = full.undersample(mask)
+    model = forward_model(scan)
+    raw = scan.require_noise().unwhiten(model.maps)
+    return Case(name, kind, acceleration, seed, replace(scan, maps=raw), head_mask(name))
