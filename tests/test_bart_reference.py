@@ -130,7 +130,7 @@ def test_wavelets(measured: Arrays) -> None:
         def prox(v: Tensor, step: float) -> Tensor:
             return wavelet.H(soft_threshold(wavelet(v), step * weight))
 
-        return fista(model.encoding.gram, rhs, prox, step, 500)
+        return fista(model.encoding.gram, rhs, prox, step, 900)
 
     assert difference(image(lamda), measured["wavelet"]) < 1e-3
     assert difference(image(1.05 * lamda), measured["wavelet"]) > 2e-3
