@@ -41,6 +41,7 @@ def save_weights(network: nn.Module, path: str | Path, facts: Mapping[str, str] 
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     save_file(tensors, partial, metadata=metadata)
+    partial.chmod(0o644)  # the library makes it unreadable for others
     partial.replace(path)
 
 

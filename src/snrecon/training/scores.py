@@ -11,7 +11,8 @@ from snrecon.networks.varnet import Gram
 def nmse(answer: Tensor, target: Tensor) -> Tensor:
     """``|answer - target|^2 / |target|^2`` over the last two axes, ``(...)``."""
     error = (answer - target).abs().square().sum(dim=(-2, -1))
-    return error / target.abs().square().sum(dim=(-2, -1))
+    # An empty target, which a strip beside the head can be, counts as 0 or as very wrong.
+    return error / target.abs().square().sum(dim=(-2, -1)).clamp(min=1e-12)
 
 
 def logarithmic_error(answer: Tensor, target: Tensor, support: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import warnings
 from collections.abc import Callable
@@ -77,6 +78,8 @@ def train(
     keep = lightning.pytorch.callbacks.ModelCheckpoint(
         dirpath=folder, filename="last", save_top_k=1, every_n_epochs=1,
         save_on_train_epoch_end=True, enable_version_counter=False)
+    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # hardware lists and advertisements
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's advice on workers and loggers
         trainer = lightning.Trainer(

@@ -1,0 +1,95 @@
+"""Weights files: round trip, integrity, damage."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from snrecon.errors import InputError
+from snrecon.networks import store
+from snrecon.networks.varnet import VarNet
+
+
+@pytest.fixture
+def saved(tmp_path):
+    torch.manual_seed(1)
+    network = VarNet(2, 3)
+    path = tmp_path / "small.safetensors"
+    store.save_weights(network, path, {"steps": "7"})
+    return network, path
+
+
+def test_round_trip_is_exact(saved):
+    network, path = saved
+    loaded = store.load_weights("varnet", path)
+    assert (loaded.unrolls, loaded.features) == (2, 3)
+    assert not loaded.training
+    for key, value in network.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value), key
+    assert [p.name for p in path.parent.iterdir()] == ["small.safetensors"]
+
+
+def test_shipped_weights_are_what_their_card_says():
+    names = store.shipped_weights("varnet")
+    assert "brain" in names
+    for name in names:
+        path = store.find_weights("varnet", name)
+        assert store.checksum(path) in path.with_suffix(".md").read_text(encoding="utf-8")
+        assert path.stat().st_size < 6e6
+        store.load_weights("varnet", name)
+
+
+def test_changed_shipped_weights_are_refused(saved, tmp_path, monkeypatch):
+    _, path = saved
+    monkeypatch.setattr(store, "FOLDER", tmp_path)
+    path.rename(tmp_path / "varnet-small.safetensors")
+    card = tmp_path / "varnet-small.md"
+    card.write_text(f"sha256: `{store.checksum(tmp_path / 'varnet-small.safetensors')}`")
+    store.load_weights("varnet", "small")
+    card.write_text("sha256: `" + "0" * 64 + "`")
+    with pytest.raises(InputError, match="not the ones"):
+        store.load_weights("varnet", "small")
+
+
+def test_unknown_name_lists_what_exists():
+    with pytest.raises(InputError, match="known: brain"):
+        store.load_weights("varnet", "knee")
+    with pytest.raises(InputError, match="no such weights file"):
+        store.load_weights("varnet", "missing.safetensors")
+
+
+def _damaged(path, kind):
+    data = path.read_bytes()
+    if kind == "truncated":
+        path.write_bytes(data[: len(data) // 2])
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("weights?")
+    elif kind == "foreign":
+        save_file({"w": torch.ones(3)}, path)
+    elif kind == "giant":
+        metadata = {"network": "varnet", "arguments": json.dumps({"unrolls": 2, "features": 10**9})}
+        save_file({"w": torch.ones(3)}, path, metadata=metadata)
+    elif kind == "arguments":
+        save_file({"w": torch.ones(3)}, path, metadata={"network": "varnet", "arguments": "[1"})
+    elif kind == "shapes":
+        metadata = {"network": "varnet", "arguments": json.dumps({"unrolls": 2, "features": 4})}
+        save_file({"w": torch.ones(3)}, path, metadata=metadata)
+    elif kind == "nan":
+        network = VarNet(1, 2)
+        torch.nn.init.constant_(network.steps, float("nan"))
+        store.save_weights(network, path)
+
+
+@pytest.mark.parametrize(
+    "kind", ["truncated", "empty", "text", "foreign", "giant", "arguments", "shapes", "nan"]
+)
+def test_damaged_files_are_refused_in_a_sentence(saved, kind):
+    _, path = saved
+    _damaged(path, kind)
+    with pytest.raises(InputError, match=r"small\.safetensors"):
+        store.load_weights("varnet", path)

@@ -1,0 +1,78 @@
+"""Training configurations: what is accepted, and the sentence for what is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from snrecon.errors import InputError
+from snrecon.training.config import load_config
+
+GOOD = """
+scheme = "supervised"
+[data]
+images = ["a.npz:x"]
+validation = []
+[simulation]
+accelerations = [2, 4.5]
+[trainer]
+max_minutes = 3
+"""
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    return path
+
+
+def test_values_and_defaults(tmp_path):
+    config = load_config(written(tmp_path, GOOD))
+    assert config.simulation.accelerations == [2.0, 4.5]
+    assert config.trainer.max_minutes == 3.0
+    assert config.network.name == "varnet"
+
+
+def test_the_shipped_configuration_is_valid():
+    config = load_config(Path(__file__).parents[2] / "configs" / "varnet-brain.toml")
+    assert config.trainer.max_minutes <= 60
+    tests = ("pulseq", "mripy", "cloudmr", "sigpy", "cds")
+    entries = [*config.data.images, *config.data.validation]
+    assert not any(name in entry for name in tests for entry in entries)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("max_minutes", "max_minuts", "did you mean trainer.max_minutes"),
+        ("[simulation]", "[simulaton]", "did you mean simulation"),
+        ('scheme = "supervised"', 'scheme = "magic"', "scheme = 'magic' is not known"),
+        ("[2, 4.5]", "[]", "accelerations is empty"),
+        ("[2, 4.5]", '["two"]', "accelerations must be a number"),
+        ("[2, 4.5]", "[0.5]", "at least 1"),
+        ("max_minutes = 3", "max_minutes = true", "max_minutes must be a number"),
+        ("max_minutes = 3", "max_minutes = 0", "max_minutes or trainer.max_steps"),
+        ("max_minutes = 3", "batch = 2.5", "batch must be a whole number"),
+        ("max_minutes = 3", "batch = 0", "batch must be positive"),
+        ("max_minutes = 3", 'precision = "int8"', "choose auto, float32"),
+        ("validation = []", "", "data.validation is missing"),
+        ('images = ["a.npz:x"]', 'images = "a.npz:x"', "images must be a list"),
+        ("[trainer]", "[trainer", "not valid TOML"),
+    ],
+)
+def test_errors_say_what_is_wrong(tmp_path, old, new, sentence):
+    assert old in GOOD
+    with pytest.raises(InputError, match=sentence.replace("(", r"\(")) as caught:
+        load_config(written(tmp_path, GOOD.replace(old, new)))
+    assert "run.toml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unreadable_files(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        load_config(tmp_path / "absent.toml")
+    path = tmp_path / "binary.toml"
+    path.write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(InputError, match="not a text file"):
+        load_config(path)
