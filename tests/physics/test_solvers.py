@@ -139,7 +139,7 @@ def test_cg_in_single_precision(measurement: tuple[Encoding, np.ndarray]) -> Non
 def test_fixed_cg_steps_are_differentiable(measurement: tuple[Encoding, np.ndarray]) -> None:
     gram = measurement[0].gram
     check_jvp(
-        lambda b: conjugate_gradient(gram, b, 4, 0.0, shift=0.1).value, random_complex(*GRID)
+        lambda b: conjugate_gradient(gram, b, 3, 0.0, shift=0.1).value, random_complex(*GRID)
     )
     # Going on far beyond convergence does no harm.
     b = torch.stack([random_complex(*GRID), torch.zeros(GRID, dtype=torch.complex128)])
@@ -246,7 +246,7 @@ def test_zero_threshold_is_the_identity_with_its_derivative() -> None:
 LAMDA = 0.3
 
 
-def wavelet_image(gram: LinearOperator, rhs: Tensor, iterations: int = 3000) -> Tensor:
+def wavelet_image(gram: LinearOperator, rhs: Tensor, iterations: int = 1500) -> Tensor:
     wavelet = Wavelet(GRID, "db2", 2)
     return fista(
         gram,
@@ -314,9 +314,9 @@ def test_iterations_differentiate_through(measurement: tuple[Encoding, np.ndarra
     operator, _ = measurement
     y = 3 * random_complex(COILS, *GRID)
     gram = operator.gram
-    check_jvp(lambda k: wavelet_image(gram, operator.H(k), 15), y, step=1e-6)
+    check_jvp(lambda k: wavelet_image(gram, operator.H(k), 8), y, step=1e-6)
     gradient = Gradient(GRID)
-    check_jvp(lambda k: pdhg(gram, operator.H(k), gradient, LAMDA, 1.0, 15), y, step=1e-6)
+    check_jvp(lambda k: pdhg(gram, operator.H(k), gradient, LAMDA, 1.0, 8), y, step=1e-6)
     zero = torch.zeros_like(y)
     for solve in (
         lambda k: wavelet_image(gram, operator.H(k), 5),
@@ -331,15 +331,16 @@ def test_iterations_differentiate_through(measurement: tuple[Encoding, np.ndarra
 
 def test_iterations_can_be_recorded_by_linearize(measurement: tuple[Encoding, np.ndarray]) -> None:
     operator, _ = measurement
-    gram, gradient = operator.gram, Gradient(GRID)
+    gram = operator.gram  # looks at the mask, which belongs to setting up
     y, v = random_complex(COILS, *GRID), random_complex(COILS, *GRID, seed=1)
-    for solve in (
-        lambda k: wavelet_image(gram, operator.H(k), 3),
-        lambda k: pdhg(gram, operator.H(k), gradient, LAMDA, 1.0, 3),
-    ):
-        value, product = torch.func.linearize(solve, y)
-        torch.testing.assert_close(value, solve(y))
-        torch.testing.assert_close(product(v), torch.func.jvp(solve, (y,), (v,))[1])
+
+    def solve(k: Tensor) -> Tensor:
+        image = pdhg(gram, operator.H(k), Gradient(GRID), LAMDA, 1.0, 2)
+        return soft_threshold(image, 0.1)
+
+    value, product = torch.func.linearize(solve, y)
+    torch.testing.assert_close(value, solve(y))
+    torch.testing.assert_close(product(v), torch.func.jvp(solve, (y,), (v,))[1])
 
 
 def test_power_iteration_bounds_the_largest_eigenvalue(
