@@ -65,12 +65,14 @@ class HourglassCNN(nn.Module):
         coarse = rectify(self.coarse2(coarse))
         merged = rectify(self.up(coarse) + fine)
         y = self.leave(rectify(self.merge(merged)))[..., : grid[0], : grid[1]]
-        return y, [gate.to(x.dtype) for gate in gates]
+        return y, gates
 
     def tangent(self, x: Tensor, gates: Gate) -> Tensor:
         """Derivative along tangents ``(batch, inputs, ky, kx)``; no gradients pass through."""
         grid = x.shape[-2:]
-        enter, fine_gate, down, coarse1, coarse2, merge_gate, merge = gates
+        # Kept as booleans for their size; a product with a boolean array is slower than this.
+        enter, fine_gate, down, coarse1, coarse2, merge_gate, merge = (
+            gate.to(x.dtype) for gate in gates)
         x = _even(x)
         fine = _linear(self.fine, _linear(self.enter, x).mul_(enter)).mul_(fine_gate)
         coarse = _linear(self.coarse1, _linear(self.down, fine).mul_(down)).mul_(coarse1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -59,8 +60,6 @@ class VarNet(Reconstructor):
         normalised = maps * inverse
         network = self._network.to(device=maps.device)
         if maps.dtype == torch.complex128:
-            import copy
-
             network = copy.deepcopy(network).double()
         gram = FourierGram(normalised, model.mask)
         adjoint = _adjoint(normalised, model.whitening.to(maps), model.mask)
