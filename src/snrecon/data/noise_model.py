@@ -39,7 +39,7 @@ class NoiseModel:
             )
         if not psi.is_complex():
             psi = psi.to(torch.complex128 if psi.dtype == torch.float64 else torch.complex64)
-        if not bool(torch.isfinite(torch.view_as_real(psi)).all()):
+        if not bool(torch.isfinite(psi).all()):
             raise InputError("the noise covariance contains NaN or infinite values.")
         scale = psi.abs().max()
         if bool((psi - psi.mH).abs().max() > 1e-4 * scale):

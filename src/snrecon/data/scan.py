@@ -60,7 +60,7 @@ class Scan:
                 f"{self.source}: k-space of shape {tuple(k.shape)} has no "
                 f"{'coils' if self.coils == 0 else 'samples'}."
             )
-        if not bool(torch.isfinite(torch.view_as_real(k)).all()):
+        if not bool(torch.isfinite(k).all()):
             raise InputError(f"{self.source}: k-space contains NaN or infinite values.")
         mask = self.mask
         if mask is None:
@@ -85,7 +85,7 @@ class Scan:
                     f"{self.source}: coil maps of shape {tuple(self.maps.shape)} do not fit "
                     f"k-space of shape {tuple(k.shape)}."
                 )
-            if not bool(torch.isfinite(torch.view_as_real(self.maps.to(k.dtype))).all()):
+            if not bool(torch.isfinite(self.maps.to(k)).all()):
                 raise InputError(f"{self.source}: the coil maps contain NaN or infinite values.")
             object.__setattr__(self, "maps", self.maps.to(k))
         if self.noise is not None:

@@ -74,8 +74,6 @@ def finite(tensor: Tensor, what: str) -> Tensor:
     Raises:
         InputError: if it contains NaN or infinite values.
     """
-    if tensor.is_floating_point() or tensor.is_complex():
-        parts = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-        if not bool(torch.isfinite(parts).all()):
-            raise InputError(f"{what} contains NaN or infinite values.")
+    if not bool(torch.isfinite(tensor).all()):
+        raise InputError(f"{what} contains NaN or infinite values.")
     return tensor

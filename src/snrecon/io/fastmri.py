@@ -64,7 +64,7 @@ def read_fastmri(path: str | Path, key: str | None = None, slice: int | None = N
                 f"{path}: there is no slice {slice}; the scan has {shape[0]} (0 to {shape[0] - 1})."
             )
         index = None if slice is None else slice % shape[0]
-        array = read_dataset(file, name, () if index is None else np.s_[index : index + 1])
+        array = read_dataset(file, name, index)
         measured = read_dataset(file, "mask") if has_dataset(file, "mask") else None
         facts: dict[str, Any] = {"format": "fastmri", **attributes(file, _ATTRIBUTES)}
         text = read_text(file, "ismrmrd_header")

@@ -68,13 +68,13 @@ def has_dataset(file: h5py.Group, name: str) -> bool:
     return isinstance(file[name], h5py.Dataset)
 
 
-def read_dataset(file: h5py.Group, name: str, selection: Any = ()) -> np.ndarray:
+def read_dataset(file: h5py.Group, name: str, index: int | None = None) -> np.ndarray:
     """Values of a dataset of numbers.
 
     Args:
         file: Open file or group.
         name: Dataset.
-        selection: What to read, as for indexing.
+        index: Read only this place along the first axis, which is kept with length 1.
 
     Raises:
         InputError: if it is absent, stored elsewhere, not numbers, or too large.
@@ -89,11 +89,12 @@ def read_dataset(file: h5py.Group, name: str, selection: Any = ()) -> np.ndarray
         raise InputError(f"{what} holds {data.dtype}, not numbers.")
     declared = int(np.prod(data.shape, dtype=object)) * data.dtype.itemsize
     stored = int(data.id.get_storage_size())
+    parts = 1 if index is None else max(data.shape[0], 1)
     # Chunks that were never written take no space and read as zeros.
-    check_size(declared, stored, what)
+    check_size(declared // parts, stored // parts, what)
     if declared and stored == 0:
         raise InputError(f"{what} is declared but holds no data: the file is incomplete.")
-    return np.asarray(data[selection])
+    return np.asarray(data[()] if index is None else data[index : index + 1])
 
 
 def read_text(file: h5py.Group, name: str) -> str | None:

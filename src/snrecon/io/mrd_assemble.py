@@ -31,12 +31,13 @@ def assemble(plan: Plan, readouts: Readouts, rows: np.ndarray) -> tuple[Tensor, 
     lines = (plan.repetitions, len(plan.slices), nz, ny, plan.readout_points)
     shape = (*lines[:2], plan.coils, *lines[2:])
     declared = int(np.prod(shape, dtype=object)) * 8
-    check_size(2 * declared, readouts.data.file.id.get_filesize(), f"{readouts.name}: the k-space")
+    check_size(2 * declared, readouts.storage.bytes.size, f"{readouts.name}: the k-space")
     kspace = np.zeros(shape, dtype=np.complex64)
     counts = np.zeros(lines, dtype=np.int32)
     pending: dict[Window, list[tuple[int, np.ndarray]]] = {}
     waiting = 0
-    for row, data in readouts.batches(rows):
+    for row in rows.tolist():
+        data = readouts.samples_of(row)
         pending.setdefault(plan.windows[row], []).append((row, data))
         waiting += data.nbytes
         if waiting > 2**25:

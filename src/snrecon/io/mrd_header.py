@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass, field
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -87,7 +88,8 @@ def parse_header(xml: str, name: str) -> Header:
             # A value of the wrong type stays text with a warning: what is used is checked below,
             # what is not used (dates, names) may be wrong.
             warnings.simplefilter("ignore")
-            document = schema.CreateFromDocument(xml.encode("utf-8", errors="replace"))
+            text = xml.encode("utf-8", errors="replace")
+            document = _schema_parser().from_bytes(text, schema.ismrmrdHeader)
     except Exception as error:  # the schema parser raises errors of many kinds
         raise InputError(
             f"{name}: the XML header is not a valid ISMRMRD header ({reason(error)})."
@@ -105,6 +107,20 @@ def parse_header(xml: str, name: str) -> Header:
             f"{bandwidth}."
         )
     return Header(encodings, bandwidth, _facts(document))
+
+
+@cache
+def _schema_parser() -> Any:
+    """Parser of the library's schema that skips elements of newer versions of the format.
+
+    Kept, because it looks at every class of the schema once, which takes longer than to parse.
+    """
+    from xsdata.formats.dataclass.context import XmlContext
+    from xsdata.formats.dataclass.parsers import XmlParser
+    from xsdata.formats.dataclass.parsers.config import ParserConfig
+
+    config = ParserConfig(fail_on_unknown_properties=False)
+    return XmlParser(config=config, context=XmlContext())
 
 
 def _encoding(entry: Any, name: str) -> EncodingSpace:

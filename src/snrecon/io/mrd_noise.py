@@ -72,7 +72,8 @@ def noise_model(
         own = np.ones(rows.size)
         interval = 1.0
     parts = []
-    for (row, data), t in zip(readouts.batches(rows), own, strict=True):
+    for row, t in zip(rows.tolist(), own, strict=True):
+        data = readouts.samples_of(row)
         end = max(0, data.shape[1] - int(readouts.discard_post[row]))
         kept = data[:, int(readouts.discard_pre[row]) : end]
         parts.append(kept * np.float32(np.sqrt(t / own[0])))  # all to the interval of the first

@@ -1,15 +1,14 @@
-"""The readouts of an ISMRMRD file: their headers at once, their samples in batches.
+"""The readouts of an ISMRMRD file: their headers at once, their samples one by one.
 
-The samples are read from the HDF5 dataset directly instead of one acquisition at a time through
-the ISMRMRD library: each access of the library reads the whole record again twice, which takes
-minutes for the 10^5 readouts of an ordinary volume, and it neither checks that the number of
-samples fits the header nor bounds what a damaged file makes it allocate. Flags and the schema of
-the header come from the library.
+They are read from the HDF5 file directly instead of as acquisitions through the ISMRMRD library:
+each access of that library reads the whole record again several times, which takes minutes for
+the 10^5 readouts of an ordinary volume, and it neither checks that the number of samples fits the
+header nor bounds what a damaged file makes it allocate (:mod:`snrecon.io.mrd_storage`). The
+meaning of flags and the schema of the XML header come from the library.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -18,9 +17,7 @@ import numpy as np
 
 from snrecon.errors import InputError
 from snrecon.io.hdf5 import has_dataset, read_text
-from snrecon.io.limits import check_size
-
-BATCH_BYTES = 32 * 2**20
+from snrecon.io.mrd_storage import REFERENCE, Storage
 
 _COUNTERS = (
     "kspace_encode_step_1",
@@ -77,12 +74,14 @@ class Readouts:
             InputError: if the records are not as ISMRMRD defines them.
         """
         self.name, self.library = name, library
-        self.data = group["data"]
-        _check_layout(self.data, name)
-        self.count = int(self.data.shape[0])
+        self.storage = Storage(group.file, name)
+        data = group["data"]
+        self._sample = _check_layout(data, name)
+        records = self.storage.records(data, data.dtype.itemsize)
+        self.count = len(records)
         """Number of readouts."""
-        _check_stored(self.data, name)
-        heads = np.asarray(self.data.fields("head")[:])
+        heads = _member(records, data.dtype, "head", data.dtype["head"])
+        self._references = _member(records, data.dtype, "data", REFERENCE)
         self.flags = heads["flags"].astype(np.uint64)
         self.samples, self.coils, self.discard_pre, self.discard_post, self.centre, self.space = (
             heads[field].astype(np.int64) for field in _WHOLE[1:]
@@ -121,40 +120,32 @@ class Readouts:
                 found |= these
         return found, counts
 
-    def batches(self, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Samples of the readouts ``rows`` (increasing), as ``(row, (coil, samples) complex64)``.
+    def samples_of(self, row: int) -> np.ndarray:
+        """Samples of one readout, ``(coil, samples)`` complex64.
 
         Raises:
             InputError: if the number of samples is not what the readout's header says, or one is
                 NaN or infinite.
         """
-        if rows.size == 0:
-            return
-        size = int((self.samples[rows] * self.coils[rows]).max()) * 8
-        step = int(np.clip(BATCH_BYTES // max(size, 1), 1, 4096))
-        wanted = np.zeros(self.count, dtype=bool)
-        wanted[rows] = True
-        stored = self.data.fields("data")
-        for start in range(int(rows[0]), int(rows[-1]) + 1, step):
-            chosen = np.flatnonzero(wanted[start : start + step])
-            if chosen.size == 0:
-                continue
-            first, last = start + int(chosen[0]), start + int(chosen[-1]) + 1
-            block = stored[first:last]
-            for row in start + chosen:
-                yield int(row), self._samples(int(row), block[row - first])
-
-    def _samples(self, row: int, values: np.ndarray) -> np.ndarray:
         coils, samples = int(self.coils[row]), int(self.samples[row])
-        if values.size != 2 * coils * samples:
+        length = int(self._references["length"][row])
+        if length != 2 * coils * samples:
             raise InputError(
-                f"{self.name}: readout {row} holds {values.size // 2} samples, but its header says "
+                f"{self.name}: readout {row} holds {length // 2} samples, but its header says "
                 f"{coils} coils x {samples}; the file is damaged or compressed."
             )
+        values = self.storage.elements(self._references[row], self._sample, f"readout {row}")
         if not np.isfinite(values).all():
             raise InputError(f"{self.name}: readout {row} contains NaN or infinite values.")
-        native = np.ascontiguousarray(values, dtype=np.float32)
-        return native.view(np.complex64).reshape(coils, samples)
+        return values.view(np.complex64).reshape(coils, samples)
+
+
+def _member(records: np.ndarray, layout: np.dtype, name: str, dtype: np.dtype) -> np.ndarray:
+    """One member of raw records ``(count, size)``."""
+    assert layout.fields is not None
+    start = layout.fields[name][1]
+    raw = np.ascontiguousarray(records[:, start : start + dtype.itemsize])
+    return raw.view(dtype)[:, 0]
 
 
 def read_xml(group: h5py.Group, name: str) -> str:
@@ -163,15 +154,23 @@ def read_xml(group: h5py.Group, name: str) -> str:
     Raises:
         InputError: if there is none.
     """
-    text = read_text(group, "xml")
+    text: str | None = None
+    if has_dataset(group, "xml") and h5py.check_string_dtype(group["xml"].dtype):
+        data, what = group["xml"], f"the XML header of '{group.name}'"
+        if h5py.check_string_dtype(data.dtype).length is not None or data.shape != (1,):
+            text = read_text(group, "xml")
+        else:  # of variable length: not through the library, as for the readouts
+            storage = Storage(group.file, name)
+            records = storage.records(data, REFERENCE.itemsize)
+            reference = np.ascontiguousarray(records).view(REFERENCE)[0, 0]
+            text = storage.elements(reference, "u1", what).tobytes().decode("utf-8", "replace")
     if not text or not text.strip("\x00 \t\r\n"):
         raise InputError(f"{name}: the ISMRMRD dataset '{group.name}' has no XML header ('xml').")
     return text.rstrip("\x00")
 
 
-def _check_layout(data: h5py.Dataset, name: str) -> None:
-    if data.is_virtual or data.external:
-        raise InputError(f"{name}: the readouts are stored in other files, which are not followed.")
+def _check_layout(data: h5py.Dataset, name: str) -> str:
+    """Check the type of the records; the type of a sample's real or imaginary part as stored."""
     if data.shape is None or data.ndim != 1 or data.shape[0] == 0:
         raise InputError(f"{name}: the ISMRMRD dataset holds no readouts.")
     dtype = data.dtype
@@ -185,23 +184,15 @@ def _check_layout(data: h5py.Dataset, name: str) -> None:
         )
     plain = [head[f] for f in _WHOLE] + [head["idx"][f] for f in _COUNTERS]
     vectors = [head[f] for f in _VECTORS]
+    sample = h5py.check_vlen_dtype(dtype["data"])
     good = (
         all(t.kind in "iu" and not t.shape for t in plain)
         and head["sample_time_us"].kind == "f"
         and all(t.shape == (3,) and t.base.kind == "f" for t in vectors)
-        and h5py.check_vlen_dtype(dtype["data"]) in (np.dtype("<f4"), np.dtype(">f4"))
+        and sample in (np.dtype("<f4"), np.dtype(">f4"))
+        and not head.hasobject
+        and dtype.itemsize == data.id.get_type().get_size()
     )
     if not good:
         raise InputError(f"{name}: the readouts have types that ISMRMRD does not define.")
-
-
-def _check_stored(data: h5py.Dataset, name: str) -> None:
-    """Refuse a dataset that promises more readouts than the file holds, before reading any."""
-    count, record = int(data.shape[0]), data.id.get_type().get_size()
-    stored = int(data.id.get_storage_size())
-    check_size(count * data.dtype["head"].itemsize, stored, f"{name}: the readouts")
-    if data.id.get_create_plist().get_nfilters() == 0 and stored < count * record:
-        raise InputError(
-            f"{name}: the file promises {count} readouts but holds at most {stored // record}; it "
-            "is incomplete."
-        )
+    return str(sample.str)
