@@ -134,3 +134,21 @@ def test_a_missing_library_names_its_extra(images, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "lightning", None)
     with pytest.raises(InputError, match=r"snrecon\[train\]"):
         train(configuration(images, tmp_path / "run"))
+
+
+def test_held_out_scores_are_those_of_the_network(images, tmp_path):
+    """With silent CNNs and steps of zero the network is zero-filling, and scores like it."""
+    from snrecon.networks.store import save_weights
+    from snrecon.training.held_out import held_out
+
+    network = VarNet(1, 2)
+    torch.nn.init.zeros_(network.steps)
+    torch.nn.init.zeros_(network.cnns[0].leave.weight)
+    save_weights(network, tmp_path / "net.safetensors")
+    config = configuration(images, tmp_path)
+    config = replace(config, data=replace(config.data, validation=[images]))
+    rows = held_out(config, tmp_path / "net.safetensors", count=1)
+    assert len(rows) == 8
+    for row in rows:
+        assert row.varnet == pytest.approx(row.zero_filled, rel=1e-3)
+        assert row.acceleration >= 2
