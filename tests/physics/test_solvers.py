@@ -124,6 +124,12 @@ def test_cg_tells_when_it_did_not_converge(measurement: tuple[Encoding, np.ndarr
     assert float(solution.residual) == pytest.approx(float(true.norm() / b.norm()), rel=1e-8)
     with pytest.warns(SnreconWarning, match="stopped after 3 iterations"):
         linear_solve(operator.gram, b, 1e-3, 3, 1e-10)
+    # Right-hand sides outside the range have no solution: no NaN, and no claim to have one.
+    flat = conjugate_gradient(Dense(torch.diag(torch.tensor([1.0, 0.0]) + 0j), (2,)), b[0, :2], 50)
+    nothing = conjugate_gradient(Dense(torch.zeros(2, 2) + 0j, (2,)), b[0, :2], 50)
+    assert not flat.converged
+    assert float(nothing.residual) == 1
+    assert bool((nothing.value == 0).all())
 
 
 def test_cg_in_single_precision(measurement: tuple[Encoding, np.ndarray]) -> None:
