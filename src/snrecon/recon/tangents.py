@@ -55,7 +55,7 @@ def soft_threshold_tangents(x: Tensor, threshold: float | Tensor) -> Tensor:
 
 
 def group_projection_tangents(x: Tensor, radius: float | Tensor, axis: int) -> Tensor:
-    """Projection of the vectors ``x[0]`` along ``axis`` onto a ball, and its derivative at ``x[1:]``.
+    """Projection of vectors ``x[0]`` along ``axis`` onto a ball; its derivative for ``x[1:]``.
 
     Outside, with ``n = z / |z|``: ``(r / |z|) (dz - n Re<n, dz>)``; inside: ``dz``.
     """

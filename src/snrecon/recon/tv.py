@@ -1,0 +1,74 @@
+"""Total variation: the image of fewest edges that explains the data."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from snrecon.data import Scan
+from snrecon.physics.differences import Gradient
+from snrecon.physics.proximal import group_projection
+from snrecon.physics.solvers import pdhg
+from snrecon.recon.base import Bound, Reconstructor
+from snrecon.recon.forward_model import forward_model
+from snrecon.recon.regularisation import automatic_lambda, check_settings
+from snrecon.recon.tangents import group_projection_tangents, side_by_side
+from snrecon.recon.zero_filled import map_power, matched_filter
+
+
+class TotalVariation(Reconstructor):
+    """``argmin_x 1/2 |A x - y|^2 + lamda sum_r |(G x)(r)|_2`` with whitened data and maps.
+
+    ``(G x)(r)`` are the forward differences of the complex image along all axes at voxel r,
+    periodic at the edges: isotropic total variation (Rudin, Osher and Fatemi 1992; Block, Uecker
+    and Frahm 2007 for coil arrays). After whitening the noise of a sample has ``E|n|^2 = 1``,
+    which sets the unit of ``lamda``. Minimised by a fixed number of steps of
+    :func:`snrecon.physics.solvers.pdhg`. The image is the object itself; it is set to zero where
+    all maps are, where no data speak.
+
+    Args:
+        lamda: Weight; None chooses it by :func:`snrecon.recon.regularisation.automatic_lambda`.
+        iterations: Number of steps.
+
+    Raises:
+        InputError: for a negative lamda, or (when bound) if it is to be chosen and the noise of
+            the scan is not known.
+    """
+
+    name = "tv"
+
+    def __init__(self, lamda: float | None = None, iterations: int = 150) -> None:
+        check_settings(lamda, iterations)
+        self.lamda, self.iterations = lamda, iterations
+
+    def bind(self, scan: Scan, generator: torch.Generator | None = None) -> Bound:
+        """k-space ``(..., coil, *grid)`` to image ``(..., *grid)``."""
+        if self.lamda is None:
+            scan.require_noise()
+        model = forward_model(scan)
+        lamda = automatic_lambda(model, self.name) if self.lamda is None else self.lamda
+        gram, support = model.encoding.gram, model.support
+        gradient = Gradient(scan.grid)
+        bound = max(float(map_power(model.maps).max()), torch.finfo(torch.float32).tiny)
+
+        def solve(rhs: Tensor, tangents: bool) -> Tensor:
+            project = group_projection_tangents if tangents else group_projection
+            image = pdhg(gram, rhs, gradient, lamda, bound, self.iterations, project=project)
+            return image * support
+
+        def prepare(y: Tensor) -> Tensor:
+            return matched_filter(model, y)
+
+        return Bound(
+            lambda y: solve(prepare(y), False),
+            self.name,
+            frozen=(("lambda",) if self.lamda is None else ()) + model.frozen,
+            maps=model.maps,
+            linearize=side_by_side(prepare, solve),
+            details={
+                "lambda": lamda,
+                "lambda_chosen": "from the noise level" if self.lamda is None else "given",
+                "iterations": self.iterations,
+                "maps": model.maps_source,
+            },
+        )

@@ -1,0 +1,85 @@
+"""Wavelet compressed sensing: the image of fewest wavelet coefficients that explains the data."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from snrecon.data import Scan
+from snrecon.physics.proximal import soft_threshold
+from snrecon.physics.solvers import fista
+from snrecon.physics.wavelets import Wavelet
+from snrecon.recon.base import Bound, Reconstructor
+from snrecon.recon.forward_model import forward_model
+from snrecon.recon.regularisation import automatic_lambda, check_settings
+from snrecon.recon.tangents import side_by_side, soft_threshold_tangents
+from snrecon.recon.zero_filled import map_power, matched_filter
+
+
+class WaveletL1(Reconstructor):
+    """``argmin_x 1/2 |A x - y|^2 + lamda |D W x|_1`` with whitened data and maps (Lustig et al.
+    2007).
+
+    W is an orthogonal wavelet transform with periodic boundary, D keeps its detail coefficients:
+    those of the coarsest approximation are not penalised. After whitening the noise of a sample
+    has ``E|n|^2 = 1``, which sets the unit of ``lamda``. Minimised by a fixed number of steps of
+    :func:`snrecon.physics.solvers.fista`. The image is the object itself; it is set to zero where
+    all maps are, where no data speak.
+
+    Args:
+        lamda: Weight; None chooses it by :func:`snrecon.recon.regularisation.automatic_lambda`.
+        iterations: Number of steps.
+        wavelet: An orthogonal wavelet of PyWavelets, ``"haar"``, ``"db4"``, ``"sym4"``, ...
+
+    Raises:
+        InputError: for a negative lamda, or (when bound) an unknown wavelet, or if lamda is to be
+            chosen and the noise of the scan is not known.
+    """
+
+    name = "wavelet"
+
+    def __init__(
+        self, lamda: float | None = None, iterations: int = 100, wavelet: str = "db4"
+    ) -> None:
+        check_settings(lamda, iterations)
+        self.lamda, self.iterations, self.wavelet = lamda, iterations, wavelet
+
+    def bind(self, scan: Scan, generator: torch.Generator | None = None) -> Bound:
+        """k-space ``(..., coil, *grid)`` to image ``(..., *grid)``."""
+        transform = Wavelet(scan.grid, self.wavelet)
+        if self.lamda is None:
+            scan.require_noise()
+        model = forward_model(scan)
+        lamda = automatic_lambda(model, self.name) if self.lamda is None else self.lamda
+        gram, support = model.encoding.gram, model.support
+        step = 1 / max(float(map_power(model.maps).max()), torch.finfo(torch.float32).tiny)
+        # A threshold for every coefficient: none for the approximation.
+        weight = torch.full(scan.grid, lamda, dtype=scan.kspace.real.dtype, device=support.device)
+        weight[transform.approximation] = 0
+
+        def solve(rhs: Tensor, tangents: bool) -> Tensor:
+            threshold = soft_threshold_tangents if tangents else soft_threshold
+            weights = weight.to(rhs.real.dtype)
+
+            def prox(v: Tensor, step: float) -> Tensor:
+                return transform.H(threshold(transform(v), step * weights))
+
+            return fista(gram, rhs, prox, step, self.iterations) * support
+
+        def prepare(y: Tensor) -> Tensor:
+            return matched_filter(model, y)
+
+        return Bound(
+            lambda y: solve(prepare(y), False),
+            self.name,
+            frozen=(("lambda",) if self.lamda is None else ()) + model.frozen,
+            maps=model.maps,
+            linearize=side_by_side(prepare, solve),
+            details={
+                "lambda": lamda,
+                "lambda_chosen": "from the noise level" if self.lamda is None else "given",
+                "iterations": self.iterations,
+                "wavelet": self.wavelet,
+                "maps": model.maps_source,
+            },
+        )

@@ -1,0 +1,60 @@
+"""Methods by name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import snrecon
+from snrecon.errors import InputError
+from snrecon.recon import PartialFourier, Sense, TotalVariation, WaveletL1, ZeroFilled
+from snrecon.recon.registry import available, load
+
+
+def test_names_give_their_classes() -> None:
+    assert isinstance(load("zero_filled"), ZeroFilled)
+    assert load("zero_filled:rss").combine == "rss"
+    assert load("partial_fourier").kind == "homodyne"
+    assert isinstance(load("partial_fourier:pocs", iterations=3), PartialFourier)
+    assert isinstance(load("sense", lamda=0.5), Sense)
+    assert load("sense", lamda=0.5).lamda == 0.5
+    assert isinstance(load("tv"), TotalVariation)
+    assert isinstance(load("wavelet", lamda=1), WaveletL1)
+    assert load("wavelet:haar").wavelet == "haar"
+    assert load("grappa").name == "grappa"
+    assert snrecon.recon.load("sense").name == "sense"
+
+
+@pytest.mark.parametrize("name", [n for n in available() if n != "varnet"])
+def test_the_name_is_the_method(name) -> None:
+    assert load(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("sens", {}, "did you mean 'sense'.*zero_filled.*varnet"),
+        ("bogus", {}, "methods are zero_filled"),
+        ("zero_filled", {"lamda": 0.1}, "no lambda"),
+        ("grappa", {"lamda": 0.1}, "no lambda"),
+        ("sense:cg", {}, "no variants"),
+        ("zero_filled:", {}, "no variant"),
+        ("partial_fourier:half", {}, "homodyne"),
+        ("sense", {"iteration": 3}, "no option 'iteration'"),
+        ("sense", {"lamda": -1}, "lambda"),
+    ],
+)
+def test_mistakes(name, options, message) -> None:
+    with pytest.raises(InputError, match=message):
+        load(name, **options)
+
+
+def test_the_package_imports_nothing_heavy() -> None:
+    """``import snrecon.recon`` alone loads no method and no torch."""
+    code = (
+        "import sys, snrecon, snrecon.recon; dir(snrecon.recon); "
+        "assert 'torch' not in sys.modules; assert 'snrecon.recon.sense' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
