@@ -200,11 +200,8 @@ def test_help_and_version(snrecon: Run) -> None:
 def test_as_a_module_and_as_a_script(scan_file: Path) -> None:
     script = shutil.which("snrecon", path=str(Path(sys.executable).parent))
     assert script is not None
-    outputs = []
-    for words in ([sys.executable, "-m", "snrecon"], [script]):
-        done = subprocess.run(
-            [*words, "info", str(scan_file)], capture_output=True, text=True, timeout=120
-        )
+    for words in ([sys.executable, "-m", "snrecon", "--version"], [script, "info", str(scan_file)]):
+        done = subprocess.run(words, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
-        outputs.append(done.stdout)
-    assert outputs[0] == outputs[1]
+        assert ("32 x 32" if "info" in words else package.__version__) in done.stdout
+        assert done.stderr == ""

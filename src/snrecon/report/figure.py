@@ -130,7 +130,7 @@ def _panels(result: NoiseMap, monte_carlo: NoiseMap | None, other: NoiseMap | No
             _map("standard error of sigma", relative, where, "cividis", low, high, "% of sigma")
         )
     if monte_carlo is not None:
-        panels += [_ratio(result, monte_carlo, where), _scatter(result, monte_carlo, where)]
+        panels += [_ratio(result, monte_carlo, where), _scatter(result, monte_carlo)]
     if other is not None:
         name = f"sigma of {other.method} ({other.estimator})"
         panels.append(_map(name, other.sigma, _shown(other), "viridis", 0, sigma_top, UNIT))
@@ -195,18 +195,18 @@ def _ratio(result: NoiseMap, monte_carlo: NoiseMap, where: Tensor) -> Panel:
     )
 
 
-def _scatter(result: NoiseMap, monte_carlo: NoiseMap, where: Tensor) -> Panel:
+def _scatter(result: NoiseMap, monte_carlo: NoiseMap) -> Panel:
     """Both maps against each other, with the identity line."""
 
     def draw(axes: Any) -> None:
-        where_both = where & (monte_carlo.sigma > 0)
+        where_both = inside(result) & (monte_carlo.sigma > 0)
         a = monte_carlo.sigma[where_both].detach().cpu().double().numpy()
         b = result.sigma[where_both].detach().cpu().double().numpy()
         top = 1.05 * max(np.quantile(a, 0.999), np.quantile(b, 0.999))
         counts = axes.hexbin(a, b, gridsize=45, extent=(0, top, 0, top), mincnt=1, cmap="Blues",
                              bins="log")  # fmt: skip
         axes.plot([0, top], [0, top], color="tab:red", lw=1)
-        axes.set(xlim=(0, top), ylim=(0, top), aspect="equal", title="agreement, every voxel")
+        axes.set(xlim=(0, top), ylim=(0, top), aspect="equal", title="agreement, voxel by voxel")
         axes.set_xlabel("sigma, Monte Carlo")
         axes.set_ylabel(f"sigma, {result.estimator}")
         axes.ticklabel_format(scilimits=(-2, 3))

@@ -118,7 +118,10 @@ def _calibration(scan: Scan) -> str:
 def _noise(noise: NoiseModel | None) -> list[tuple[str, str]]:
     if noise is None:
         return [("noise", "not known: give --noise-covariance FILE, or 'identity' if whitened")]
-    facts = ", ".join(f"{_label(k)} {_value(v)}" for k, v in noise.details.items() if _is_short(v))
+    shown = {k: v for k, v in noise.details.items() if k != "colour" and _is_short(v)}
+    facts = ", ".join(
+        f"{_label(k)} {f'{v:.3g}' if isinstance(v, float) else v}" for k, v in shown.items()
+    )
     rows = [("noise", f"covariance from: {noise.source}" + (f" ({facts})" if facts else ""))]
     sd = noise.covariance.diagonal().real.sqrt()
     rows.append(("noise SD", f"{float(sd.min()):.4g} to {float(sd.max()):.4g} per sample and coil"))
