@@ -43,10 +43,8 @@ class TotalVariation(Reconstructor):
 
     def bind(self, scan: Scan, generator: torch.Generator | None = None) -> Bound:
         """k-space ``(..., coil, *grid)`` to image ``(..., *grid)``."""
-        if self.lamda is None:
-            scan.require_noise()
         model = forward_model(scan)
-        lamda = automatic_lambda(model, self.name) if self.lamda is None else self.lamda
+        lamda = automatic_lambda(model, scan, self.name) if self.lamda is None else self.lamda
         gram, support = model.encoding.gram, model.support
         gradient = Gradient(scan.grid)
         bound = max(float(map_power(model.maps).max()), torch.finfo(torch.float32).tiny)
@@ -67,7 +65,7 @@ class TotalVariation(Reconstructor):
             linearize=side_by_side(prepare, solve),
             details={
                 "lambda": lamda,
-                "lambda_chosen": "from the noise level" if self.lamda is None else "given",
+                "lambda_source": "given" if self.lamda is not None else "noise level and aliasing",
                 "iterations": self.iterations,
                 "maps": model.maps_source,
             },

@@ -47,10 +47,8 @@ class WaveletL1(Reconstructor):
     def bind(self, scan: Scan, generator: torch.Generator | None = None) -> Bound:
         """k-space ``(..., coil, *grid)`` to image ``(..., *grid)``."""
         transform = Wavelet(scan.grid, self.wavelet)
-        if self.lamda is None:
-            scan.require_noise()
         model = forward_model(scan)
-        lamda = automatic_lambda(model, self.name) if self.lamda is None else self.lamda
+        lamda = automatic_lambda(model, scan, self.name) if self.lamda is None else self.lamda
         gram, support = model.encoding.gram, model.support
         step = 1 / max(float(map_power(model.maps).max()), torch.finfo(torch.float32).tiny)
         # A threshold for every coefficient: none for the approximation.
@@ -77,7 +75,7 @@ class WaveletL1(Reconstructor):
             linearize=side_by_side(prepare, solve),
             details={
                 "lambda": lamda,
-                "lambda_chosen": "from the noise level" if self.lamda is None else "given",
+                "lambda_source": "given" if self.lamda is not None else "noise level",
                 "iterations": self.iterations,
                 "wavelet": self.wavelet,
                 "maps": model.maps_source,
