@@ -7,15 +7,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import torch
 
 import snrecon as package
 from snrecon.data import Scan
 from snrecon.physics.phantom import simulate_scan
+from snrecon.physics.thermal import NoiseColouring
 from snrecon.report.demo import save_scan
 
 Run = Callable[..., object]
@@ -205,3 +208,17 @@ def test_as_a_module_and_as_a_script(scan_file: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert ("32 x 32" if "info" in words else package.__version__) in done.stdout
         assert done.stderr == ""
+
+
+def test_repetitions_check_the_map(
+    snrecon: Run, scan_file: Path, out: Path, scan: Scan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scan with repetitions prints how their spread compares with the map."""
+    noise = NoiseColouring.of(scan)
+    generator = torch.Generator().manual_seed(1)
+    repeats = torch.stack([scan.kspace + noise.sample(generator) for _ in range(8)])
+    monkeypatch.setattr("snrecon.cli.noise.load_scan", lambda _: replace(scan, repetitions=repeats))
+    done = snrecon("noise", scan_file, "--method", "sense", "--out", out / "r.h5")
+    assert done.code == 0, done.err
+    line = next(line for line in done.out.splitlines() if line.startswith("repetitions"))
+    assert float(line.split("=")[1].split("+-")[0]) == pytest.approx(1, abs=0.06)

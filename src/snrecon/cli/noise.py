@@ -16,7 +16,7 @@ from snrecon.cli.options import (
     load_command,
     load_method,
     load_scan,
-    positive,
+    non_negative,
 )
 from snrecon.cli.progress import Progress
 from snrecon.errors import InputError
@@ -37,8 +37,8 @@ def add(commands: Any) -> None:
     group = parser.add_argument_group("noise map")
     group.add_argument("--estimator", choices=ESTIMATORS, default="auto")
     group.add_argument(
-        "--tolerance", metavar="T", type=positive, default=0.05,
-        help="stop at this relative standard error of sigma (default 0.05)",
+        "--tolerance", metavar="T", type=non_negative, default=0.05,
+        help="stop at this relative standard error of sigma (default 0.05); 0 runs to --max-passes",
     )  # fmt: skip
     group.add_argument("--max-passes", metavar="N", type=count, help="stop after N passes")
     group.add_argument("--seed", metavar="S", type=count, default=0, help="seed of the probes")
@@ -57,8 +57,8 @@ def run(args: argparse.Namespace) -> None:
     out = output.checked(args.out, [args.scan])
     if args.state is not None:
         output.writable(args.state, [args.scan, args.out], "--state")
-    scan = load_scan(args)
     recon = load_command(args) if args.method is None else load_method(args)
+    scan = load_scan(args)
     from snrecon.noise import noise_map
 
     with Progress(args.method or "external command") as progress:
@@ -97,6 +97,8 @@ def _check(args: argparse.Namespace) -> None:
         if args.lamda is not None:
             raise InputError("--lambda belongs to --method; write it into the --command itself.")
     if args.tolerance >= 1:
-        raise InputError(f"--tolerance {args.tolerance:g} must lie between 0 and 1, e.g. 0.05.")
+        raise InputError(f"--tolerance {args.tolerance:g} must lie below 1, e.g. 0.05.")
+    if args.tolerance == 0 and args.max_passes is None:
+        raise InputError("--tolerance 0 never stops by itself: give --max-passes N as well.")
     if args.max_passes == 0:
         raise InputError("--max-passes must be at least 1.")

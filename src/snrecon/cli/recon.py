@@ -27,8 +27,8 @@ def run(args: argparse.Namespace) -> None:
     from snrecon.io import save_image
 
     out = output.checked(args.out, [args.scan])
-    scan = load_scan(args)
     recon = load_method(args)
+    scan = load_scan(args)
     started = time.time()
     image = recon(scan)
     save_image(image, out, scan=scan, method=args.method)

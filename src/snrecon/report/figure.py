@@ -16,7 +16,8 @@ from snrecon.report.result_text import inside
 
 Panel = Callable[[Any], None]
 """Draws itself into the axes it is given."""
-COLUMNS = 4
+ONE_ROW = 5
+"""Up to so many panels stand side by side; more make two rows."""
 UNIT = "image units"
 
 
@@ -60,7 +61,7 @@ def _draw(panels: list[Panel], title: str) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = min(COLUMNS, len(panels))
+    columns = len(panels) if len(panels) <= ONE_ROW else -(-len(panels) // 2)
     rows = -(-len(panels) // columns)
     square, right, below, above = 2.35, 0.85, 0.65, 0.5  # inches
     width, height = columns * (square + right) + 0.1, rows * (square + below) + above
