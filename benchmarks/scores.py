@@ -1,0 +1,345 @@
+"""Scores of every method on the two measured brains, against the best lambda of the baselines.
+
+Each scan is undersampled with many mask seeds. Reference: the fully sampled matched filter with the
+coil maps of the undersampled scan; maps, reference and head mask are the same for all methods
+(``real_scans``). Scores are of magnitude images:
+
+- NMSE ``|p - g|^2 / |g|^2`` and PSNR ``10 log10(max(g)^2 / MSE)`` over the head;
+- SSIM with a uniform 7 x 7 window and the data range ``max(g)``, averaged over the head.
+
+These are fastMRI's definitions (of scikit-image's SSIM), restricted to the head. The baselines'
+lambda is searched on a grid of eighths of a decade for every scan, mask and score (oracle: no user
+could), until both neighbours are worse; beside it stands what the method chooses by itself.
+Intervals are paired 95 % t-intervals of the mean difference over mask seeds.
+
+    python -m benchmarks.scores [--quick] [--seeds 20] [--fresh]
+
+Finished cells are kept under ``build/benchmarks/scores`` and reused, unless ``--fresh``; of the
+network only those of the same weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.real_scans import BRAINS, ROOT, Case, case
+from benchmarks.table import publish, table
+from snrecon.networks.store import FOLDER, checksum
+from snrecon.recon.registry import load
+
+CACHE = ROOT / "build" / "benchmarks" / "scores"
+IMAGES = ROOT / "docs" / "images"
+STEPS = 8
+"""Grid points of lambda per decade."""
+START = {"sense": 0.03, "tv": 0.2, "wavelet": 0.25}
+BASELINES = ("zero_filled", "sense", "tv", "wavelet")
+METHODS = (*BASELINES, "varnet")
+SCORES = ("nmse", "psnr", "ssim")
+Cell = dict[str, Any]
+
+
+def score(image: Tensor, reference: Tensor, head: Tensor) -> dict[str, float]:
+    """NMSE, PSNR and SSIM of magnitudes inside the head.
+
+    Args:
+        image: ``(ky, kx)``, complex or real.
+        reference: The same.
+        head: Boolean ``(ky, kx)``.
+    """
+    from skimage.metrics import structural_similarity
+
+    p, g = (x.abs().double().numpy() for x in (image, reference))
+    inside = head.numpy()
+    error = ((p - g)[inside] ** 2).mean()
+    top = g[inside].max()
+    _, similarity = structural_similarity(g, p, win_size=7, data_range=top, full=True)
+    return {
+        "nmse": float(error / (g[inside] ** 2).mean()),
+        "psnr": float(10 * np.log10(top**2 / error)),
+        "ssim": float(similarity[inside].mean()),
+    }
+
+
+def climb(evaluate: Callable[[int], float], start: int) -> int:
+    """Index on a grid whose value is larger than both neighbours', uphill from ``start``."""
+    index = start
+    while True:
+        here, below, above = (evaluate(i) for i in (index, index - 1, index + 1))
+        if here >= below and here >= above:
+            return index
+        index += 1 if above > below else -1
+
+
+def baseline(
+    method: str, chosen: Case, start: float, search: bool = True
+) -> dict[str, dict[str, float]]:
+    """``oracle`` (each score at its own best lambda) and ``automatic`` scores."""
+    scan, found = chosen.scan, {}
+
+    def at(lamda: float | None) -> dict[str, float]:
+        bound = load(method, lamda=lamda).bind(scan)
+        image = bound(scan.kspace)
+        return {
+            **score(image, chosen.reference, chosen.head),
+            "lambda": float(bound.details.get("lambda", 0.0)),
+        }
+
+    def grid(index: int) -> dict[str, float]:
+        if index not in found:
+            found[index] = at(10 ** (index / STEPS))
+        return found[index]
+
+    automatic = at(None)
+    if method == "zero_filled" or not search:
+        return {"oracle": automatic, "automatic": automatic}
+    first = round(STEPS * np.log10(start))
+    by_error = climb(lambda i: -grid(i)["nmse"], first)
+    by_similarity = climb(lambda i: grid(i)["ssim"], by_error)
+    oracle = {
+        "nmse": grid(by_error)["nmse"],
+        "psnr": grid(by_error)["psnr"],
+        "ssim": grid(by_similarity)["ssim"],
+        "lambda_nmse": 10 ** (by_error / STEPS),
+        "lambda_ssim": 10 ** (by_similarity / STEPS),
+    }
+    return {"oracle": oracle, "automatic": automatic}
+
+
+def weights_checksum() -> str:
+    """Of the shipped network."""
+    return checksum(FOLDER / "varnet-brain.safetensors")
+
+
+def cell(
+    name: str,
+    kind: str,
+    acceleration: float,
+    seed: int,
+    cache: Path | None = CACHE,
+    methods: Sequence[str] = METHODS,
+    start: dict[str, float] = START,
+    search: bool = True,
+) -> Cell:
+    """Scores of all methods with one mask; from the cache where it has them."""
+    path = None if cache is None else cache / f"{name}-{kind}-{acceleration:g}-{seed}.json"
+    result: Cell = {"scores": {}}
+    if path is not None and path.exists():
+        result = json.loads(path.read_text())
+    if result.get("weights") != weights_checksum():
+        result["scores"].pop("varnet", None)
+    missing = [m for m in methods if m not in result["scores"]]
+    if missing:
+        chosen = case(name, kind, acceleration, seed)
+        result |= {"acceleration": chosen.scan.acceleration, "weights": weights_checksum()}
+        for method in missing:
+            if method == "varnet":
+                image = load("varnet")(chosen.scan)
+                found = score(image, chosen.reference, chosen.head)
+                result["scores"]["varnet"] = {"oracle": found, "automatic": found}
+            else:
+                result["scores"][method] = baseline(method, chosen, start.get(method, 1), search)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(result, indent=1))
+    return result
+
+
+def run(
+    names: Sequence[str] = BRAINS,
+    seeds: int = 20,
+    acceleration: float = 4,
+    kind: str = "random",
+    cache: Path | None = CACHE,
+    methods: Sequence[str] = METHODS,
+    search: bool = True,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, list[Cell]]:
+    """Cells of each scan, one a mask seed."""
+    results: dict[str, list[Cell]] = {}
+    for name in names:
+        start = dict(START)
+        results[name] = []
+        for seed in range(seeds):
+            found = cell(name, kind, acceleration, seed, cache, methods, start, search)
+            for method in START:  # the next mask's optimum is near
+                oracle = found["scores"].get(method, {}).get("oracle", {})
+                start[method] = oracle.get("lambda_nmse", start[method])
+            results[name].append(found)
+            if progress is not None:
+                progress(f"{name} {kind} R={acceleration:g} seed {seed}")
+    return results
+
+
+def values(cells: list[Cell], method: str, which: str, name: str) -> np.ndarray:
+    """One score of a method over the seeds."""
+    return np.array([c["scores"][method][which][name] for c in cells])
+
+
+def interval(differences: np.ndarray) -> tuple[float, float]:
+    """Mean and half-width of its 95 % t-interval."""
+    from scipy.stats import t
+
+    n = len(differences)
+    if n < 2:
+        return float(differences.mean()), float("nan")
+    width = t.ppf(0.975, n - 1) * differences.std(ddof=1) / n**0.5
+    return float(differences.mean()), float(width)
+
+
+def _text(name: str, value: float) -> str:
+    return {"nmse": f"{100 * value:.3f}", "psnr": f"{value:.2f}", "ssim": f"{value:.4f}"}[name]
+
+
+def score_table(cells: list[Cell]) -> str:
+    """Means over seeds: oracle lambda and, after the stroke, the automatic one."""
+    rows = []
+    for method in METHODS:
+        row = [method]
+        for name in SCORES:
+            best, own = (values(cells, method, w, name).mean() for w in ("oracle", "automatic"))
+            both = method in ("tv", "wavelet", "sense")
+            row.append(_text(name, best) + (f" / {_text(name, own)}" if both else ""))
+        lamda = ""
+        if method in START:
+            ends = values(cells, method, "oracle", "lambda_nmse")
+            own = values(cells, method, "automatic", "lambda").mean()
+            lamda = f"{ends.min():.2g} to {ends.max():.2g} / {own:.2g}"
+        rows.append([*row, lamda])
+    return table(["method", "NMSE, %", "PSNR, dB", "SSIM", "lambda"], rows)
+
+
+def difference_table(cells: list[Cell]) -> tuple[str, bool]:
+    """Paired differences of varnet from every baseline at its oracle lambda, and whether all of
+    them favour varnet with certainty in NMSE and SSIM."""
+    rows, wins = [], True
+    for method in BASELINES:
+        row = [f"varnet - {method}"]
+        for name in SCORES:
+            other = values(cells, method, "oracle", name)
+            mean, width = interval(values(cells, "varnet", "oracle", name) - other)
+            scale = 100 if name == "nmse" else 1
+            digits = {"nmse": 3, "psnr": 2, "ssim": 4}[name]
+            row.append(f"{scale * mean:+.{digits}f} +- {scale * width:.{digits}f}")
+            if name == "nmse":
+                wins &= mean + width < 0
+            if name == "ssim":
+                wins &= mean - width > 0
+        rows.append(row)
+    return table(["difference", "NMSE, %", "PSNR, dB", "SSIM"], rows), wins
+
+
+def report(settings: list[tuple[float, str]], seeds: int, cache: Path | None = CACHE) -> str:
+    """All tables as markdown."""
+    parts = []
+    for acceleration, kind in settings:
+        results = run(BRAINS, seeds, acceleration, kind, cache, progress=print)
+        for name, cells in results.items():
+            achieved = np.mean([c["acceleration"] for c in cells])
+            differences, wins = difference_table(cells)
+            verdict = "better than all four in NMSE and SSIM" if wins else "**not** better than all"
+            parts.append(
+                f"### {name}, {kind} masks, R = {acceleration:g} (achieved {achieved:.2f} on "
+                f"average), {len(cells)} mask seeds\n\n{score_table(cells)}\n\n{differences}\n\n"
+                f"varnet: {verdict} (95 % paired intervals)."
+            )
+    head = (
+        "Magnitude images inside the head; oracle lambda, then / automatic lambda (sense: 0). The "
+        "lambda column gives the range of the NMSE oracle over masks, then / the mean automatic "
+        "one."
+    )
+    return "\n\n".join([head, *parts])
+
+
+def write_card(body: str, card: Path = FOLDER / "varnet-brain.md") -> None:
+    """Put the tables between the markers of the model card (appended if it has none)."""
+    begin, end = "<!-- scores: begin -->", "<!-- scores: end -->"
+    section = f"{begin}\n## Scores on the real test scans\n\n{body}\n{end}"
+    text = card.read_text(encoding="utf-8")
+    if begin in text:
+        text = re.sub(f"{begin}.*?{end}", lambda _: section, text, flags=re.DOTALL)
+    else:
+        text = text.rstrip() + "\n\n" + section + "\n"
+    card.write_text(text, encoding="utf-8")
+
+
+def picture(name: str, path: Path, seed: int = 0, cache: Path | None = CACHE) -> None:
+    """Reference, every method at its oracle lambda, and error maps times 5."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    found = cell(name, "random", 4, seed, cache)["scores"]
+    chosen = case(name, "random", 4, seed)
+    rows, columns = (torch.nonzero(chosen.head.any(d)).flatten() for d in (1, 0))
+    window = (
+        slice(max(int(rows[0]) - 3, 0), int(rows[-1]) + 4),
+        slice(max(int(columns[0]) - 3, 0), int(columns[-1]) + 4),
+    )
+    reference = chosen.reference.abs()
+    top = float(np.quantile(reference[chosen.head].numpy(), 0.985))
+    shape = reference[window].shape
+    width, height = 2.6, 2.6 * shape[0] / shape[1]
+    total = (width * (len(METHODS) + 1), 2 * height + 1.0)
+    drawing = Figure(figsize=total)
+    FigureCanvasAgg(drawing)
+
+    def place(row: int, column: int) -> Any:
+        axes = drawing.add_axes(
+            (column * width / total[0], (1 - row) * (height + 0.42) / total[1] + 0.05 / total[1],
+             0.97 * width / total[0], height / total[1])
+        )
+        axes.set(xticks=[], yticks=[])
+        return axes
+
+    axes = place(0, 0)
+    axes.imshow(reference[window], cmap="gray", vmin=0, vmax=top)
+    axes.set_title("fully sampled", fontsize=11)
+    mask = place(1, 0)
+    mask.imshow(chosen.scan.sampled.float()[window], cmap="gray", interpolation="nearest")
+    mask.set_title(f"mask (part), R = {chosen.scan.acceleration:.2f}; errors x 5", fontsize=10)
+    for column, method in enumerate(METHODS, start=1):
+        best = found[method]["oracle"]
+        image = load(method, lamda=best.get("lambda_nmse"))(chosen.scan).abs()
+        axes = place(0, column)
+        axes.imshow(image[window], cmap="gray", vmin=0, vmax=top)
+        lamda = f", lambda {best['lambda_nmse']:.2g}" if "lambda_nmse" in best else ""
+        axes.set_title(f"{method}{lamda}", fontsize=11)
+        axes = place(1, column)
+        axes.imshow((5 * (image - reference).abs())[window], cmap="gray", vmin=0, vmax=top)
+        shown = score(image, chosen.reference, chosen.head)
+        axes.set_title(f"NMSE {100 * shown['nmse']:.2f} %, SSIM {shown['ssim']:.3f}", fontsize=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawing.savefig(path, dpi=80)
+
+
+def main() -> None:
+    """Print the tables, draw the pictures and update the model card."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="2 seeds at R = 4, nothing written")
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--fresh", action="store_true", help="do not use finished cells")
+    parser.add_argument("--settings", nargs="*", default=["4:random"], metavar="R:KIND")
+    args = parser.parse_args()
+    if args.fresh and CACHE.is_dir():
+        for path in CACHE.glob("*.json"):
+            path.unlink()
+    settings = [(float(s.partition(":")[0]), s.partition(":")[2]) for s in args.settings]
+    seeds = 2 if args.quick else args.seeds
+    body = report(settings, seeds)
+    publish("scores", "Scores on the measured brains", body, keep=not args.quick)
+    if not args.quick:
+        write_card(body.replace("### ", "#### "))
+        for name in BRAINS:
+            picture(name, IMAGES / f"real_scores_{name}.png")
+
+
+if __name__ == "__main__":
+    main()
