@@ -80,7 +80,7 @@ def impulse_matrix(f: Callable[[Tensor], Tensor], scan: Scan) -> np.ndarray:
 
 
 def difference_matrix(
-    f: Callable[[Tensor], Tensor], scan: Scan, step: float = 1e-5
+    f: Callable[[Tensor], Tensor], scan: Scan, step: float = 1e-7
 ) -> np.ndarray:
     """Real Jacobian ``(2 voxels, 2 coil points)`` of f at the scan, by central differences."""
     y = scan.kspace

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 
-from snrecon.errors import InputError
+from snrecon.errors import InputError, SnreconWarning
 from snrecon.recon import Sense
 from snrecon.recon.lattice import regular_lattice
 
@@ -171,3 +173,14 @@ def test_bad_options(small_scan, lines) -> None:
     scan = small_scan(lines((8, 8), [0, 1, 4]) & lines((8, 8), [0, 1, 4], axis=-1))
     with pytest.raises(InputError, match="one axis"):
         Sense(solver="lines").bind(scan)
+
+
+def test_ill_conditioned_sense_says_so(small_scan) -> None:
+    mask = torch.zeros(12, 10, dtype=torch.bool)
+    mask[[0, 5, 6, 7]] = True  # gaps that three coils cannot bridge
+    scan = small_scan(mask, coils=3)
+    with pytest.warns(SnreconWarning, match="ill-conditioned"):
+        Sense().bind(scan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SnreconWarning)
+        Sense(lamda=1.0).bind(scan)

@@ -32,7 +32,7 @@ def load(
     *,
     key: str | None = None,
     slice: int | None = None,
-    undersample: Mask | Tensor | Mapping[str, Any] | None = None,
+    undersample: Mask | Tensor | Mapping[str, Any] | tuple[Any, ...] | None = None,
     maps: str | Path | Tensor | np.ndarray | None = None,
     noise_covariance: str | Path | Tensor | np.ndarray | None = None,
 ) -> Scan:
@@ -51,7 +51,8 @@ def load(
         key: Name of the k-space array in a file that holds several.
         slice: Pick this slice of a stack, from 0; negative counts from the end.
         undersample: Keep only these samples: a mask, a boolean tensor ``(*grid)``, or a dictionary
-            with ``kind``, ``acceleration``, ``calibration``, ``seed`` for
+            (or tuple) of ``kind``, ``acceleration``, ``calibration``, ``seed`` (``mask`` and
+            ``mask_seed`` mean the same as on the command line) for
             :func:`snrecon.physics.masks.make_mask`. The noise is estimated before, from all data.
         maps: Coil maps with the shape of the k-space, or their file (``.npz`` with ``maps``,
             ``.npy``, ``.cfl``); used as they are, in the coil basis of the file.
@@ -217,9 +218,15 @@ def _background(scan: Scan) -> NoiseModel | None:
     return model
 
 
-def _undersample(scan: Scan, option: Mask | Tensor | Mapping[str, Any]) -> Scan:
+def _undersample(
+    scan: Scan, option: Mask | Tensor | Mapping[str, Any] | tuple[Any, ...]
+) -> Scan:
     facts: dict[str, Any] = {"kind": "given"}
+    if isinstance(option, tuple):
+        option = dict(zip(("kind", "acceleration", "calibration", "seed"), option, strict=False))
     if isinstance(option, Mapping):
+        names_of = {"mask": "kind", "mask_seed": "seed"}  # as the options of the command line
+        option = {names_of.get(str(name), name): value for name, value in option.items()}
         unknown = set(option) - {"kind", "acceleration", "calibration", "seed"}
         if unknown or "kind" not in option or option.get("acceleration") is None:
             raise InputError(
