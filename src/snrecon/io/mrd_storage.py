@@ -43,7 +43,7 @@ class Storage:
         if tuple(plist.get_sizes()) != (8, 8) or plist.get_userblock() != 0:
             raise InputError(f"{name}: the HDF5 file has addresses of an unusual form.")
         self.name = name
-        self.bytes: np.ndarray = np.memmap(file.filename, dtype=np.uint8, mode="r")
+        self.bytes = np.asarray(np.memmap(file.filename, dtype=np.uint8, mode="r"))
         self._heaps: dict[int, dict[int, tuple[int, int]]] = {}
 
     def records(self, data: h5py.Dataset, size: int) -> np.ndarray:
