@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import random_complex
 
 from snrecon.physics.constant_matmul import constant_matmul
+from support import random_complex
 
 
 def test_transforms_are_the_product_and_its_adjoint() -> None:
