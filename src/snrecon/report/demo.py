@@ -18,8 +18,8 @@ from snrecon.report.agreement import Agreement, agreement
 from snrecon.report.result_text import inside
 
 Progress = Callable[[int, int | None, str], None]
-PASSES = 256
-"""Probes, and as many replicas: about 4.4 % error of sigma each."""
+PASSES = 128
+"""Probes, and as many replicas: about 6 % error of sigma each."""
 PENALTY = 0.005
 """Lambda of SENSE: about the noise variance of the whitened data over the mean power of the image
 (Wiener), without which random sampling leaves SENSE too ill-conditioned to be of use."""
