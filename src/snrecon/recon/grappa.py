@@ -48,7 +48,7 @@ class Grappa(Reconstructor):
 
     name = "grappa"
 
-    def __init__(self, kernel: tuple[int, int] = (4, 5), lamda_calibration: float = 1e-3) -> None:
+    def __init__(self, kernel: tuple[int, int] = (4, 5), lamda_calibration: float = 1e-2) -> None:
         if len(kernel) != 2 or min(kernel) < 1:
             raise InputError(f"the kernel is (lines, readout samples), not {kernel}.")
         if not 0 <= lamda_calibration < float("inf"):
