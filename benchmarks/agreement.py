@@ -39,7 +39,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.real_scans import BRAINS, ROOT, Case, case
-from benchmarks.scores import IMAGES
+from benchmarks.scores import IMAGES, weights_checksum
 from benchmarks.table import publish, table
 from snrecon.data import NoiseMap
 from snrecon.noise import linearity_check
@@ -149,7 +149,8 @@ def measure(
         file = None
         if cache is not None:
             cache.mkdir(parents=True, exist_ok=True)
-            path = cache / f"{chosen.name}-{method}-{name}.h5"
+            which = f"-{weights_checksum()[:12]}" if method == "varnet" else ""
+            path = cache / f"{chosen.name}-{method}{which}-{name}.h5"
             file = StateFile.at(path)
         begun = time.perf_counter()
         result = estimator(
@@ -294,14 +295,17 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="20 passes on pulseq, nothing written")
     parser.add_argument("--passes", type=int, default=500)
     parser.add_argument("--fresh", action="store_true", help="do not go on from earlier states")
+    parser.add_argument("--scans", nargs="*", default=BRAINS, help="others: no table is kept")
+    parser.add_argument("--methods", nargs="*", default=METHODS, help="others: no table is kept")
     args = parser.parse_args()
+    whole = not args.quick and (*args.scans, *args.methods) == (*BRAINS, *METHODS)
     if args.fresh and CACHE.is_dir():
         for path in CACHE.glob("*.h5"):
             path.unlink()
     if args.quick:
         results = run(("pulseq",), passes=20, small_passes=20, pairs=4, cache=None, progress=print)
     else:
-        results = run(passes=args.passes, progress=print)
+        results = run(args.scans, args.methods, args.passes, progress=print)
     rows = [row for found in results.values() for row, _ in found]
     counts = rows[-1].passes
     body = (
@@ -310,8 +314,8 @@ def main() -> None:
         "of sketch over replicas at the small noise (and of linear methods) within 1 %, the RMS "
         f"ratio at the true noise as predicted.\n\n{tables(rows)}"
     )
-    publish("agreement", "Sketch against replicas on the measured brains", body, not args.quick)
-    if not args.quick:
+    publish("agreement", "Sketch against replicas on the measured brains", body, whole)
+    if whole:
         for name, found in results.items():
             picture(name, [m for _, m in found], IMAGES / f"real_noise_{name}.png")
 

@@ -154,25 +154,6 @@ def test_scores(pulseq: real_scans.Case) -> None:
     assert half["nmse"] == pytest.approx(0.01, rel=1e-5)
 
 
-def test_ssim_by_its_formula() -> None:
-    """Uniform 7 x 7 windows and the unbiased covariance, as fastMRI takes it."""
-    generator = torch.Generator().manual_seed(0)
-    g, p = torch.rand(2, 20, 22, generator=generator, dtype=torch.float64).unbind()
-    head = torch.zeros(20, 22, dtype=torch.bool)
-    head[5:9, 6:12] = True
-    values = []
-    top = float(g[head].max())
-    for y, x in torch.nonzero(head).tolist():
-        a, b = (v[y - 3 : y + 4, x - 3 : x + 4].flatten() for v in (g, p))
-        covariance = torch.cov(torch.stack([a, b]))
-        c1, c2 = (0.01 * top) ** 2, (0.03 * top) ** 2
-        luminance = (2 * a.mean() * b.mean() + c1) / (a.mean() ** 2 + b.mean() ** 2 + c1)
-        structure = (2 * covariance[0, 1] + c2) / (covariance[0, 0] + covariance[1, 1] + c2)
-        values.append(float(luminance * structure))
-    found = scores.score(p, g, head)["ssim"]
-    assert found == pytest.approx(sum(values) / len(values), rel=1e-6)
-
-
 def test_noise_scan_predicts_the_noise_of_the_image() -> None:
     """One unknown bandwidth factor, calibrated on one half of the interior and tested on the other;
     the corners would give another, for the receiver's filter attenuates them."""
@@ -182,16 +163,3 @@ def test_noise_scan_predicts_the_noise_of_the_image() -> None:
         assert abs(value - 1) < 0.05, name
     assert 0.7 < found.factors["interior"] < 1.1
     assert found.factors["corners"] < 0.8 * found.factors["interior"]
-
-
-def test_fourth_difference_has_unit_response() -> None:
-    generator = torch.Generator().manual_seed(1)
-    white = torch.randn(400, 400, generator=generator)
-    for axis in (0, 1):
-        difference = noise_scan.fourth_difference(white, axis)
-        inner = difference[4:-4, 4:-4]
-        assert float(inner.std()) == pytest.approx(1, abs=0.02)
-        assert noise_scan.robust_sd(inner.flatten()) == pytest.approx(1, abs=0.02)
-        cubic = torch.linspace(-1, 1, 60, dtype=torch.float64) ** 3
-        grid = cubic[:, None] + cubic[None, :]
-        assert float(noise_scan.fourth_difference(grid, axis)[3:-3, 3:-3].abs().max()) < 1e-12
