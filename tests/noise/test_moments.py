@@ -16,7 +16,7 @@ def filled(a: torch.Tensor, b: torch.Tensor | None, zero_mean: bool, pieces: int
     for part, other in zip(
         a.chunk(pieces), [None] * pieces if b is None else b.chunk(pieces), strict=True
     ):
-        moments.add(part, other)
+        moments = moments.added(part, other)
     return moments
 
 

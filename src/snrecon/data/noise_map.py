@@ -54,7 +54,7 @@ class NoiseMap:
     passes: float = 0.0
     """Network-pass equivalents: a JVP or a replica is 1, a VJP counts at its measured cost."""
     seed: int | None = None
-    """Seed of the probes; None for estimators without randomness."""
+    """Seed of the probes; without effect on the analytic and exact estimators."""
     convention: str = CONVENTION
     """What the quantities mean."""
     frozen: tuple[str, ...] = ()

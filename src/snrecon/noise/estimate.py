@@ -112,10 +112,10 @@ def _slice_map(
     facts = {**_facts(problem), "why": why}
     progress, chunk = options["progress"], options["chunk"]
     if chosen == "analytic":
-        return analytic(problem, details=facts)
+        return replace(analytic(problem, details=facts), seed=options["seed"])
     try:
         if chosen == "exact":
-            return exact(
+            rows = exact(
                 problem,
                 voxels=voxels,
                 progress=progress,
@@ -123,6 +123,7 @@ def _slice_map(
                 chunk=chunk,
                 details=facts,
             )
+            return replace(rows, seed=options["seed"])
         if chosen == "sketch":
             state = sketch(problem, **options, state_file=state_file, details=facts)
             return state.result()

@@ -35,22 +35,25 @@ class Moments:
         zeros = torch.zeros(like.shape, dtype=torch.float64, device=like.device)
         return Moments(0, {name: zeros.clone() for name in NAMES}, zero_mean)
 
-    def add(self, a: Tensor, b: Tensor | None) -> None:
-        """Add a batch ``(batch, *image)`` of samples; ``b`` is None for real images."""
+    def added(self, a: Tensor, b: Tensor | None) -> Moments:
+        """With a batch ``(batch, *image)`` of samples more; ``b`` is None for real images.
+
+        New sums, so that an interrupt in between leaves the old ones whole.
+        """
         a = a.double()
         a_squared = a * a
-        s = self.sums
-        s["a1"] += a.sum(0)
-        s["a2"] += a_squared.sum(0)
+        s = dict(self.sums)
+        s["a1"] = s["a1"] + a.sum(0)
+        s["a2"] = s["a2"] + a_squared.sum(0)
         if not self.zero_mean:
-            s["a3"] += (a_squared * a).sum(0)
-        s["a4"] += (a_squared * a_squared).sum(0)
+            s["a3"] = s["a3"] + (a_squared * a).sum(0)
+        s["a4"] = s["a4"] + (a_squared * a_squared).sum(0)
         if b is not None:
             b = b.double()
-            s["b1"] += b.sum(0)
-            s["b2"] += (b * b).sum(0)
-            s["ab"] += (a * b).sum(0)
-        self.count += a.shape[0]
+            s["b1"] = s["b1"] + b.sum(0)
+            s["b2"] = s["b2"] + (b * b).sum(0)
+            s["ab"] = s["ab"] + (a * b).sum(0)
+        return Moments(self.count + a.shape[0], s, self.zero_mean)
 
     def merged(self, other: Moments) -> Moments:
         """The sums of both sets of (independent) samples."""

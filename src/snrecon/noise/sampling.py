@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -91,8 +91,13 @@ def run(
         while done < limit and not _finished(state, tolerance, error):
             indices = _next(done, limit, chunk)
             dx, chunk = _draw(sampler, indices, chunk, problem)
-            state.moments.add(*problem.project(dx))
-            state.seeds[seed] = done = indices.stop
+            done = indices.stop
+            # One assignment: an interrupt finds the state before this chunk, or after it.
+            state = replace(
+                state,
+                moments=state.moments.added(*problem.project(dx)),
+                seeds={**state.seeds, seed: done},
+            )
             unsaved = True
             error = _error(state)
             if progress is not None:

@@ -32,8 +32,9 @@ class Command(Reconstructor):
         timeout: Seconds that one run may take; None for no limit.
 
     Raises:
-        InputError: if ``{kspace}`` or ``{image}`` is missing or quotes do not match; when run, if
-            the program is not found, fails, or writes no usable image.
+        InputError: if ``{kspace}`` or ``{image}`` is missing, quotes do not match, or the program
+            is not found.
+        RuntimeError: when run, if the program fails or writes no usable image.
     """
 
     name = "command"
@@ -101,21 +102,21 @@ class Command(Reconstructor):
             except PermissionError as error:
                 raise InputError(f"the program {words[0]!r} may not be run.") from error
             except subprocess.TimeoutExpired as error:
-                raise InputError(
+                raise RuntimeError(
                     f"the command {self.command!r} took longer than {self.timeout} seconds."
                 ) from error
             if done.returncode != 0:
                 lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
                 said = lines[-1].strip() if lines else "no message"
-                raise InputError(
+                raise RuntimeError(
                     f"the command {self.command!r} failed with exit code {done.returncode}: {said}"
                 )
             if not Path(names["image"] + ".cfl").is_file():
-                raise InputError(f"the command {self.command!r} wrote no image to {{image}}.")
+                raise RuntimeError(f"the command {self.command!r} wrote no image to {{image}}.")
             values = np.ascontiguousarray(read_cfl(names["image"]).transpose().squeeze())
         image = torch.from_numpy(values)
         if tuple(image.shape) != tuple(n for n in grid if n != 1):
-            raise InputError(
+            raise RuntimeError(
                 f"the command {self.command!r} wrote an image of shape {tuple(image.shape)}, but "
                 f"{grid} is needed."
             )

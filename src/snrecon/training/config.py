@@ -91,6 +91,8 @@ class TrainerConfig:
     ``bfloat16``. The physics is always single precision."""
     interval: int = 250
     """Steps between validations, checkpoints and intermediate exports."""
+    initial: str = ""
+    """Weights to start from: a shipped name or a ``.safetensors`` file. Empty: at random."""
     seed: int = 0
     threads: int = 0
     """Processor threads; 0: as many as there are."""

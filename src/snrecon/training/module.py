@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from snrecon.networks.store import save_weights
+from snrecon.errors import InputError
+from snrecon.networks.store import load_weights, save_weights
 from snrecon.networks.varnet import VarNet
 from snrecon.training.config import Config
 from snrecon.training.gram import batch_gram
@@ -45,6 +46,19 @@ class Supervised(lightning.LightningModule):
         self.before = 0.0
         self.began = time.monotonic()
         self.recent: list[tuple[float, float]] = []
+
+    def start_from(self, weights: str) -> None:
+        """Begin with trained weights instead of random ones.
+
+        Raises:
+            InputError: if there are no such weights, or they are of a network of another size.
+        """
+        try:
+            state = load_weights("varnet", weights).state_dict()
+            for network in (self.network, self.average):
+                network.load_state_dict(state)
+        except RuntimeError as error:
+            raise InputError(f"the weights {weights!r} do not fit [network].") from error
 
     @property
     def elapsed(self) -> float:

@@ -69,21 +69,26 @@ def coil_maps(
     x = x * window + offset
     ring = torch.arange(coils) + 0.35 * torch.randn(coils, generator=generator)
     angle = 2 * torch.pi * (ring / coils + torch.rand((), generator=generator))
-    radius = 0.75 + 0.5 * torch.rand((), generator=generator) + 0.1 * torch.rand(
-        coils, generator=generator)
-    height = 0.25 + 0.5 * torch.rand((), generator=generator) + 0.15 * torch.rand(
-        coils, generator=generator)
-    fall = 0.9 + 0.7 * float(torch.rand((), generator=generator))
+    closeness = torch.rand((), generator=generator)
+    radius = 0.65 + 0.6 * closeness + 0.1 * torch.rand(coils, generator=generator)
+    height = (0.15 + 0.5 * closeness) * (0.8 + 0.5 * torch.rand(coils, generator=generator))
+    fall = 0.8 + 0.9 * float(torch.rand((), generator=generator))
     view = (coils, 1, 1)
     cos, sin = angle.cos().reshape(view), angle.sin().reshape(view)
     dx, dy = x - radius.reshape(view) * cos, y - radius.reshape(view) * sin
     near, across = -(dx * cos + dy * sin), dx * sin - dy * cos
     deep = height.reshape(view)
     size = (dx**2 + dy**2 + deep**2).pow(-fall - 0.5)
-    twist = 0.4 + 0.6 * float(torch.rand((), generator=generator))
+    twist = 0.4 + 1.2 * float(torch.rand((), generator=generator))
     field = torch.complex((near + deep) * size, twist * across * size)
     turn = torch.polar(torch.ones(coils), 6.2832 * torch.rand(coils, generator=generator))
     field = field * turn.reshape(view)
+    if float(torch.rand((), generator=generator)) < 0.6:
+        # Measured arrays are less regular than rings of ideal loops: shields, overlaps, loading.
+        detail = int(torch.randint(2, 7, (), generator=generator))
+        strength = 0.2 + 0.8 * float(torch.rand((), generator=generator))
+        uneven = strength * _smooth((2, coils), grid, detail, generator)
+        field = field * torch.polar(uneven[0].exp(), uneven[1])
     mixing = torch.eye(coils) + 0.12 * torch.randn(
         coils, coils, generator=generator, dtype=torch.complex64)
     return torch.einsum("ab,byx->ayx", mixing, field)

@@ -67,6 +67,8 @@ def train(
     _write_baselines(folder / "baselines.csv", validation)
     simulator = training_simulator(config)
     module = Supervised(config, simulator, validation, use_bfloat16(config.trainer.precision))
+    if config.trainer.initial:
+        module.start_from(config.trainer.initial)
 
     class Report(lightning.Callback):  # type: ignore[misc,unused-ignore]
         def on_train_batch_end(self, trainer: object, *_: object) -> None:
