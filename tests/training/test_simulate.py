@@ -10,8 +10,14 @@ from snrecon.errors import InputError
 from snrecon.physics.operators import Encoding
 from snrecon.training.config import SimulationConfig
 from snrecon.training.gram import batch_gram
-from snrecon.training.images import draw_image, load_source
-from snrecon.training.simulate import Simulator, coil_maps, simulate_measurement, simulate_scan
+from snrecon.training.images import draw_image, draw_shapes, load_source
+from snrecon.training.simulate import (
+    Simulator,
+    coil_maps,
+    simulate_measurement,
+    simulate_scan,
+    smooth_phase,
+)
 
 
 def normalised(maps):
@@ -120,3 +126,34 @@ def test_images_from_files(tmp_path, generator):
         load_source(f"{tmp_path / 'b.npz'}:x")
     with pytest.raises(InputError, match="which array"):
         load_source("b.npz")
+
+
+def test_random_shapes_are_bounded_flat_and_different(generator):
+    one, two = (draw_shapes(48, generator) for _ in range(2))
+    assert one.shape == (48, 48)
+    assert not torch.equal(one, two)
+    assert bool(torch.isfinite(one).all())
+    assert float(one[:2].abs().max()) < 0.2 * float(one.abs().max())  # air around the head
+
+
+def test_phase_of_a_strip_is_that_of_a_part_of_the_view():
+    """Along kx a strip of a quarter of the view sees about a quarter of the phase."""
+
+    def slope(window: float) -> float:
+        total = 0.0
+        for seed in range(40):
+            generator = torch.Generator().manual_seed(seed)
+            phase = smooth_phase((32, 16), generator, window)
+            total += float((phase[:, 1:] - phase[:, :-1]).abs().mean())
+        return total
+
+    assert slope(0.25) < 0.6 * slope(1.0)
+
+
+def test_phase_reaches_several_turns():
+    spread = []
+    for seed in range(60):
+        phase = smooth_phase((32, 32), torch.Generator().manual_seed(seed))
+        spread.append(float(phase.max() - phase.min()))
+    assert max(spread) > 30  # the residue of a shim in gradient-echo images
+    assert min(spread) < 12

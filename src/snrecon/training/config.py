@@ -56,6 +56,9 @@ class SimulationConfig:
     target: str = "reference"
     """``reference``: the fully sampled matched-filter image, whose noise in the acquired samples
     is kept (that of the other samples cannot be known and averages out); ``clean``: no noise."""
+    shapes: float = 0.15
+    """Share of the images that are random ellipses instead, flat inside, as heads in proton-density
+    contrast and phantoms are."""
     pool: int = 1200
     """Band-limited images prepared beforehand."""
 
@@ -162,6 +165,8 @@ def check(config: Config, name: str = "configuration") -> None:
             raise InputError(f"{name}: simulation.{key} must be two rising positive numbers.")
     if any(len(grid) != 2 or min(grid) < 16 for grid in simulation.grids):
         raise InputError(f"{name}: simulation.grids must be pairs (ky, kx) of at least 16 points.")
+    if not 0 <= simulation.shapes <= 1:
+        raise InputError(f"{name}: simulation.shapes must lie between 0 and 1.")
     if any(r < 1 for r in simulation.accelerations):
         raise InputError(f"{name}: simulation.accelerations must be at least 1.")
     lists = {"data.images": config.data.images, "simulation.grids": simulation.grids,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
 from dataclasses import dataclass
@@ -94,9 +95,42 @@ def draw_image(source: Source, size: int, generator: torch.Generator) -> Tensor:
     if ratio > 1.4:
         image = functional.avg_pool2d(image[None, None], 2)[0, 0]
     image = _warp(image, extent, source.voxel, field_of_view, fine, generator)
-    image = _recolour(image, generator)
+    return _resolved(_recolour(image, generator), size)
+
+
+def draw_shapes(size: int, generator: torch.Generator) -> Tensor:
+    """A head-sized ellipse with a bright rim and random ellipses inside, each flat.
+
+    Returns:
+        ``(size, size)`` real, mean 1 where it is bright.
+    """
+    fine = 2 * size
+    line = torch.linspace(-1, 1, fine)
+    y, x = line[:, None], line
+    a, b = _uniform(generator, 0.5, 0.9), _uniform(generator, 0.5, 0.9)
+    angle = _uniform(generator, 0.0, 3.14)
+
+    def ellipse(cy: float, cx: float, a: float, b: float, turn: float) -> Tensor:
+        c, s = math.cos(turn), math.sin(turn)
+        u, v = c * (y - cy) + s * (x - cx), c * (x - cx) - s * (y - cy)
+        return ((u / a) ** 2 + (v / b) ** 2 < 1).float()
+
+    image = _uniform(generator, 0.3, 2.0) * ellipse(0.0, 0.0, a, b, angle)
+    rim = _uniform(generator, 0.86, 0.98)
+    head = ellipse(0.0, 0.0, rim * a, rim * b, angle)
+    image = image * (1 - head) + head
+    for _ in range(int(torch.randint(0, 25, (), generator=generator))):
+        cy, cx = _uniform(generator, -0.5, 0.5), _uniform(generator, -0.5, 0.5)
+        tall, wide = (0.02 + 0.4 * _uniform(generator) ** 2 for _ in range(2))
+        shape = ellipse(cy, cx, tall, wide, _uniform(generator, 0.0, 3.14)) * head
+        image = image + shape * _uniform(generator, -0.6, 0.6)
+    return _resolved(image.clamp(min=0), size)
+
+
+def _resolved(image: Tensor, size: int) -> Tensor:
+    """Cut to ``size`` in k-space, scaled to mean 1 where it is bright."""
     spectrum = fft(image.to(torch.complex64), (-2, -1))
-    low = (fine - size) // 2
+    low = (image.shape[0] - size) // 2
     image = ifft(spectrum[low : low + size, low : low + size], (-2, -1)).real
     inside = image.abs() > 0.15 * image.abs().max()
     return image / image[inside].abs().mean()
@@ -125,9 +159,12 @@ def _warp(
 
 
 def _recolour(image: Tensor, generator: torch.Generator) -> Tensor:
-    """A random smooth intensity curve through zero: gamma, and often a fold of the middle greys."""
+    """A random smooth intensity curve through zero: gamma (often one that flattens tissue, as
+    proton density does), and often a fold of the middle greys."""
     value = image / image.max().clamp(min=1e-6)
-    curve = value.pow(_uniform(generator, 0.6, 1.6))
+    flat = _uniform(generator) < 0.35
+    curve = value.pow(_uniform(generator, 0.15, 0.6) if flat else _uniform(generator, 0.6, 1.6))
+    curve = curve * (value / 0.08).clamp(max=1)  # the noise in the air must not be lifted
     if _uniform(generator) < 0.6:
         knots = torch.rand(6, generator=generator) + 0.1
         knots[0] = 0.0

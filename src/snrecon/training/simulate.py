@@ -36,14 +36,31 @@ class Batch:
         return (self.maps != 0).any(dim=1)
 
 
-def smooth_phase(grid: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """A random smooth phase in radians ``(*grid)``: a few low-order waves and a linear slope."""
-    detail = int(torch.randint(2, 7, (), generator=generator))
-    strength = 2.5 * float(torch.rand((), generator=generator))
-    waves = _smooth((1,), grid, detail, generator)[0] * strength
+def smooth_phase(
+    grid: tuple[int, int], generator: torch.Generator, window: float = 1.0
+) -> Tensor:
+    """A random smooth phase in radians ``(*grid)``.
+
+    Slope (an echo off the centre), second and third order (the shim's residue in gradient-echo
+    images, often several turns between the centre and the edge of the head), and a few waves.
+
+    Args:
+        grid: ``(ky, kx)``.
+        generator: Source of randomness.
+        window: Share of the field of view along kx that the grid covers.
+    """
     y, x = _coordinates(grid)
-    slope = 3.0 * torch.randn(2, generator=generator)
-    return waves + slope[0] * y + slope[1] * x + 6.28 * float(torch.rand((), generator=generator))
+    x = x * window + (1 - window) * (2 * float(torch.rand((), generator=generator)) - 1)
+    detail = int(torch.randint(2, 7, (), generator=generator))
+    waves = _smooth((1,), grid, detail, generator)[0]
+    size = torch.rand(2, generator=generator)
+    c = torch.randn(10, generator=generator)
+    round_part, strength = 0.7 * c[0], 20 * size[0] ** 2
+    bowl = (round_part + 0.5 * c[1]) * x**2 + (round_part + 0.5 * c[2]) * y**2 + 0.7 * c[3] * x * y
+    cubic = 0.3 * (c[4] * x**3 + c[5] * x**2 * y + c[6] * x * y**2 + c[7] * y**3)
+    slope = 4.0 * (c[8] * x + c[9] * y)
+    turn = 6.2832 * float(torch.rand((), generator=generator))
+    return 3 * size[1] * waves + strength * (bowl + cubic) + slope + turn
 
 
 def coil_maps(
@@ -196,7 +213,7 @@ class Simulator:
         maps = maps / power
         low, high = settings.snr
         level = low * (high / low) ** float(torch.rand((), generator=generator))
-        phase = smooth_phase(grid, generator)
+        phase = smooth_phase(grid, generator, columns / pool.shape[-1])
         image = torch.polar(torch.ones(grid), phase) * (picture * shading * level)
         estimated = self._estimated(maps, picture, generator)
         mask = self._mask(grid, generator)

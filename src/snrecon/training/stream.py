@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from snrecon.training.config import Config, DataConfig, SimulationConfig
-from snrecon.training.images import Source, draw_image, load_source
+from snrecon.training.images import Source, draw_image, draw_shapes, load_source
 from snrecon.training.simulate import Batch, Simulator
 
 Item = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -63,7 +63,7 @@ def validation_batches(config: Config, count: int = 8) -> dict[float, Batch]:
 def validation_simulator(config: Config, seed: int) -> Simulator:
     """Measurements of the validation images on one full grid, 160x160, with 8 coils and 6 to 8 %
     calibration; the rest as the configuration says."""
-    settings = replace(config.simulation, grids=[[160, 160]], coils=[8, 8],
+    settings = replace(config.simulation, grids=[[160, 160]], coils=[8, 8], shapes=0.0,
                        calibration=[0.06, 0.08])
     pools = _pools(sources(config.data.validation, config.data), settings, 32, seed)
     return Simulator(pools, settings, seed)
@@ -75,5 +75,10 @@ def _pools(
     generator = torch.Generator().manual_seed(seed)
     sizes = sorted({max(grid) for grid in settings.grids})
     each = max(1, count // len(sizes))
-    return {size: torch.stack([draw_image(found[i % len(found)], size, generator)
-                               for i in range(each)]) for size in sizes}
+
+    def draw(index: int, size: int) -> Tensor:
+        if float(torch.rand((), generator=generator)) < settings.shapes:
+            return draw_shapes(size, generator)
+        return draw_image(found[index % len(found)], size, generator)
+
+    return {size: torch.stack([draw(i, size) for i in range(each)]) for size in sizes}
