@@ -86,7 +86,7 @@ def test_sense_of_whitened_data(measured: Arrays) -> None:
     lamda = float(measured["lambdas"][0])
     for solver in ("auto", "cg"):
         image = load("sense", lamda=lamda, solver=solver)(scan)
-        assert difference(image, measured["sense"]) < 1e-4
+        assert difference(image, measured["sense"]) < 5e-5
     transposed = Scan(scan.kspace, scan.mask, scan.maps, NoiseModel(measured["covariance"].mT))
     wrong = load("sense", lamda=lamda)(transposed)
     assert difference(wrong, measured["sense"]) > 1e-3, "a transposed Psi must show"
@@ -145,7 +145,6 @@ def test_coil_maps() -> None:
     product = (theirs.conj() * maps).sum(0)
     aligned = maps * (product.conj() / product.abs().clamp_min(1e-12))
     error = torch.linalg.vector_norm((aligned - theirs)[:, inside], dim=0)
-    assert float(error.max()) < 0.01
-    assert float(error.square().mean().sqrt()) < 0.002
+    assert float(error.max()) < 1e-3
     norm = torch.linalg.vector_norm(maps[:, inside], dim=0)
     torch.testing.assert_close(norm, torch.ones_like(norm), atol=1e-4, rtol=0)

@@ -16,6 +16,7 @@ from snrecon.noise.problem import Problem
 from snrecon.noise.replicas import replicas
 from snrecon.noise.sketch import sketch
 from snrecon.physics.fourier import ifft
+from snrecon.recon.forward_model import forward_model
 from snrecon.recon.registry import load
 
 pytestmark = [pytest.mark.real_data, pytest.mark.usefixtures("here")]
@@ -101,6 +102,17 @@ def test_undersampled_case(pulseq: real_scans.Case) -> None:
     assert 3.5 < scan.acceleration < 4.6
     inside = pulseq.reference.abs()[pulseq.head].mean()
     assert float(inside) > 10 * float(pulseq.reference.abs()[support & ~pulseq.head].mean())
+
+
+@pytest.mark.parametrize("name", real_scans.BRAINS)
+def test_the_reference_explains_the_data_to_within_the_noise(name: str) -> None:
+    """Whitened residual of the fully sampled image: noise of variance 1 (less what the fit of one
+    image to all coils takes away), if covariance, maps and model are right."""
+    chosen = real_scans.case(name)
+    model = forward_model(chosen.scan)
+    residual = model.encoding(chosen.reference) - model.whiten(chosen.scan.kspace)
+    level = float(residual[:, model.mask].abs().square().mean())
+    assert 0.85 < level < 1.1
 
 
 @pytest.mark.parametrize("method", ["sense", "tv", "wavelet", "varnet"])
