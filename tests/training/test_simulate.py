@@ -17,6 +17,7 @@ from snrecon.training.simulate import (
     simulate_measurement,
     simulate_scan,
     smooth_phase,
+    tissue_phase,
 )
 
 
@@ -157,3 +158,21 @@ def test_phase_reaches_several_turns():
         spread.append(float(phase.max() - phase.min()))
     assert max(spread) > 30  # the residue of a shim in gradient-echo images
     assert min(spread) < 12
+
+
+def test_tissue_phase_follows_the_picture():
+    """Where the picture is one flat grey, far from its rim, only the smooth bumps are left; a
+    step in the grey gives a step in the phase for many draws."""
+    step = torch.ones(40, 40)
+    step[:, 20:] = 0.6
+    jumps = []
+    for seed in range(40):
+        phase = tissue_phase(step, torch.Generator().manual_seed(seed))
+        assert phase.shape == step.shape
+        assert bool(torch.isfinite(phase).all())
+        across = (phase[10:30, 20] - phase[10:30, 19]).abs().mean()
+        beside = (phase[10:30, 18] - phase[10:30, 17]).abs().mean()
+        jumps.append(float(across - beside))
+    assert sum(jump > 0.1 for jump in jumps) > 8
+    same = [tissue_phase(step, torch.Generator().manual_seed(3)) for _ in range(2)]
+    assert torch.equal(*same)

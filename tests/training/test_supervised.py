@@ -152,3 +152,24 @@ def test_held_out_scores_are_those_of_the_network(images, tmp_path):
     for row in rows:
         assert row.varnet == pytest.approx(row.zero_filled, rel=1e-3)
         assert row.acceleration >= 2
+
+
+def test_training_starts_from_given_weights(images, tmp_path):
+    pytest.importorskip("lightning")
+    from snrecon.networks.store import save_weights
+    from snrecon.training import train
+
+    torch.manual_seed(9)
+    network = VarNet(2, 3)
+    save_weights(network, tmp_path / "first.safetensors")
+    config = configuration(images, tmp_path / "run", initial=str(tmp_path / "first.safetensors"),
+                           max_steps=1, learning_rate=1e-9, weight_decay=0.0)
+    trained = load_file(train(config))
+    for key, value in network.state_dict().items():
+        torch.testing.assert_close(trained[key], value, rtol=1e-5, atol=1e-6)
+    other = replace(config, network=NetworkConfig(unrolls=2, features=4))
+    with pytest.raises(InputError, match="do not fit"):
+        train(other)
+    missing = replace(config, trainer=replace(config.trainer, initial="absent.safetensors"))
+    with pytest.raises(InputError, match="no such weights file"):
+        train(missing)

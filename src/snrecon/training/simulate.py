@@ -63,6 +63,39 @@ def smooth_phase(
     return 3 * size[1] * waves + strength * (bowl + cubic) + slope + turn
 
 
+def tissue_phase(picture: Tensor, generator: torch.Generator) -> Tensor:
+    """A random phase in radians that follows the anatomy, as in gradient-echo images: contrast
+    between tissues, an offset of the rim (fat), bumps where air disturbs the field.
+
+    Args:
+        picture: Magnitude image ``(ky, kx)``, not negative, mean about 1 where it is bright.
+        generator: Source of randomness.
+    """
+
+    def chance(share: float) -> bool:
+        return float(torch.rand((), generator=generator)) < share
+
+    def uniform(low: float, high: float) -> float:
+        return low + (high - low) * float(torch.rand((), generator=generator))
+
+    phase = torch.zeros_like(picture)
+    if chance(0.5):
+        turns, offset = uniform(0.2, 1.5), uniform(0.0, 6.2832)
+        phase = phase + uniform(0.0, 2.0) * torch.cos(6.2832 * turns * picture + offset)
+    if chance(0.7):
+        width = 2 * int(torch.randint(2, 1 + max(3, max(picture.shape) // 14), (),
+                                      generator=generator)) + 1
+        inside = (picture > 0.08).float()[None, None]
+        near = functional.avg_pool2d(inside, width, 1, width // 2)[0, 0]
+        phase = phase + uniform(-3.1416, 3.1416) * (near < uniform(0.5, 0.95))
+    if chance(0.6):
+        y, x = _coordinates((int(picture.shape[0]), int(picture.shape[1])))
+        for _ in range(int(torch.randint(1, 4, (), generator=generator))):
+            across = (y - uniform(-0.9, 0.9)) ** 2 + (x - uniform(-0.9, 0.9)) ** 2
+            phase = phase + uniform(-9.0, 9.0) * torch.exp(-across / uniform(0.01, 0.2))
+    return phase
+
+
 def coil_maps(
     coils: int, grid: tuple[int, int], generator: torch.Generator, window: float = 1.0
 ) -> Tensor:
@@ -214,6 +247,7 @@ class Simulator:
         low, high = settings.snr
         level = low * (high / low) ** float(torch.rand((), generator=generator))
         phase = smooth_phase(grid, generator, columns / pool.shape[-1])
+        phase = phase + tissue_phase(picture, generator)
         image = torch.polar(torch.ones(grid), phase) * (picture * shading * level)
         estimated = self._estimated(maps, picture, generator)
         mask = self._mask(grid, generator)
