@@ -252,7 +252,9 @@ def picture(name: str, maps: Sequence[NoiseMap], path: Path) -> None:
             axes.set_title(title, fontsize=11)
             drawing.colorbar(drawn, cax=axes.inset_axes((1.02, 0, 0.05, 1)))
             if column == 0:
-                axes.set_ylabel(result.method, fontsize=12)
+                lamda = result.details.get("lambda")
+                extra = "" if lamda is None else f", lambda {lamda:.2g}"
+                axes.set_ylabel(f"{result.method}{extra}", fontsize=12)
     path.parent.mkdir(parents=True, exist_ok=True)
     drawing.savefig(path, dpi=75)
 
