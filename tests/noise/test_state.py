@@ -152,6 +152,24 @@ def test_states_that_do_not_belong_together_are_refused(scan: Scan, tmp_path: Pa
         run(scan, 8, state=tmp_path / "nowhere" / "a.h5")
 
 
+def test_another_function_of_the_same_name_is_refused(scan: Scan, tmp_path: Path) -> None:
+    inner = RECON.bind(scan)
+
+    def make(factor: float):  # type: ignore[no-untyped-def]
+        def f(kspace: torch.Tensor) -> torch.Tensor:
+            return factor * inner(kspace)
+
+        return f
+
+    run(scan, 8, state=tmp_path / "a.h5", recon=make(1.0))
+    run(scan, 16, state=tmp_path / "a.h5", recon=make(1.0000001))
+    with pytest.raises(InputError, match="another reconstruction"):
+        run(scan, 16, state=tmp_path / "a.h5", recon=make(2.0))
+    run(scan, 8, seed=1, state=tmp_path / "b.h5", recon=make(2.0))
+    with pytest.raises(InputError, match="images differ"):
+        merge([tmp_path / "a.h5", tmp_path / "b.h5"])
+
+
 def test_damaged_states_are_refused(scan: Scan, tmp_path: Path) -> None:
     run(scan, 8, seed=1, state=tmp_path / "a.h5")
     content = (tmp_path / "a.h5").read_bytes()

@@ -17,7 +17,7 @@ from snrecon.errors import InputError, SnreconWarning
 from snrecon.noise.memory import chunk_size, peak_bytes
 from snrecon.noise.moments import Moments
 from snrecon.noise.problem import Problem, Progress
-from snrecon.noise.state import State, load_states, save_states
+from snrecon.noise.state import State, load_states, same_image, save_states
 
 BLOCK = 16
 """The tolerance is looked at every 16 samples, whatever the chunk, so that the number of samples
@@ -146,6 +146,11 @@ def _start(
             raise InputError(
                 f"{state_file.path}: the state is of another {what}; choose another --state file."
             )
+    if not same_image(problem.image, stored.image):
+        raise InputError(
+            f"{state_file.path}: the state is of another reconstruction of this scan; choose "
+            "another --state file."
+        )
     if seed not in stored.seeds:
         raise InputError(
             f"{state_file.path}: the state was drawn with seed {min(stored.seeds)}, not {seed}; "

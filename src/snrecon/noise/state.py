@@ -40,6 +40,8 @@ class State:
         for key, what in (("fingerprint", "scan or method"), ("estimator", "estimator")):
             if self.header[key] != other.header[key]:
                 raise InputError(f"the states cannot be merged: they are of a different {what}.")
+        if not same_image(self.image, other.image):
+            raise InputError("the states cannot be merged: their images differ.")
         if self.header["estimator"] == "exact":
             raise InputError("the states cannot be merged: exact rows have no sampling error.")
         shared = sorted(set(self.seeds) & set(other.seeds))
@@ -68,6 +70,14 @@ class State:
             header=self.header,
             details=details,
         )
+
+
+def same_image(first: Tensor, second: Tensor) -> bool:
+    """Whether two reconstructions agree but for rounding on different machines."""
+    if first.shape != second.shape:
+        return False
+    gap = torch.linalg.vector_norm((first - second.to(first)).flatten())
+    return bool(gap <= 1e-3 * torch.linalg.vector_norm(first.flatten()))
 
 
 def assemble(
