@@ -18,7 +18,7 @@ from snrecon.noise.memory import chunk_size, peak_bytes
 from snrecon.noise.moments import Moments
 from snrecon.noise.problem import Problem, Progress
 from snrecon.noise.sampling import SAVE_EVERY, StateFile
-from snrecon.noise.state import State, assemble
+from snrecon.noise.state import State, assemble, same_image
 
 
 def rows(problem: Problem, cotangents: Tensor) -> Tensor:
@@ -128,7 +128,8 @@ def _stored(
         return empty, 0
     assert state_file is not None
     expected = {"fingerprint": problem.fingerprint, "estimator": "exact", "voxels": _digest(wanted)}
-    if any(stored.header.get(key) != value for key, value in expected.items()):
+    other = any(stored.header.get(key) != value for key, value in expected.items())
+    if other or not same_image(image, stored.image):
         raise InputError(
             f"{state_file.path}: the state is of another scan, method, estimator or choice of "
             "voxels; choose another --state file."
