@@ -200,6 +200,8 @@ def interval(differences: np.ndarray) -> tuple[float, float]:
 
 
 def _text(name: str, value: float) -> str:
+    if name == "nmse" and value > 10:
+        return f"{100 * value:.0e}"
     return {"nmse": f"{100 * value:.3f}", "psnr": f"{value:.2f}", "ssim": f"{value:.4f}"}[name]
 
 
