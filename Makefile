@@ -17,7 +17,7 @@ demo: setup
 	$(BIN)/snrecon demo --out demo
 
 test: setup lint
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 lint: setup
 	$(BIN)/ruff check src tests benchmarks examples
