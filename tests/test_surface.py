@@ -85,7 +85,7 @@ def test_a_result_from_start_to_end(scan: Scan, tmp_path: Path) -> None:
         assert getattr(result, name).shape == (32, 32)
     assert result.estimator == "analytic"
     assert result.passes == 0
-    assert result.seed is None
+    assert result.seed == 0
     assert "sigma" in result.convention
     assert isinstance(result.frozen, tuple)
     double = result.scale(2.0)
