@@ -190,7 +190,7 @@ def run(
     names: Sequence[str] = BRAINS,
     methods: Sequence[str] = METHODS,
     passes: int = 500,
-    small_passes: int = 100,
+    small_passes: int = 500,
     pairs: int = PAIRS,
     cache: Path | None = CACHE,
     progress: Callable[[str], None] | None = None,
@@ -231,8 +231,8 @@ def picture(name: str, maps: Sequence[NoiseMap], path: Path) -> None:
         factor = result.g_factor
         assert factor is not None
         panels = [
-            ("|x|", result.image.abs(), "gray", shared_image, False),
-            ("sigma", result.sigma, "viridis", top([result.sigma], 0.99), True),
+            ("|x|, a.u.", result.image.abs(), "gray", shared_image, False),
+            ("sigma, a.u.", result.sigma, "viridis", top([result.sigma], 0.99), True),
             ("SNR", result.snr, "magma", top([snr[row]], 0.98), True),
             ("g-factor", factor, "inferno", top([factor], 0.99), True),
         ]
@@ -307,7 +307,7 @@ def main() -> None:
     if args.quick:
         results = run(("pulseq",), passes=20, small_passes=20, pairs=4, cache=None, progress=print)
     else:
-        results = run(args.scans, args.methods, args.passes, progress=print)
+        results = run(args.scans, args.methods, args.passes, args.passes, progress=print)
     rows = [row for found in results.values() for row, _ in found]
     counts = rows[-1].passes
     body = (

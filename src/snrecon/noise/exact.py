@@ -14,7 +14,7 @@ from torch import Tensor
 
 from snrecon.data import NoiseMap
 from snrecon.errors import InputError
-from snrecon.noise.memory import chunk_size, peak_bytes
+from snrecon.noise.memory import CPU_CAP, chunk_size, peak_bytes
 from snrecon.noise.moments import Moments
 from snrecon.noise.problem import Problem, Progress
 from snrecon.noise.sampling import SAVE_EVERY, StateFile
@@ -75,7 +75,7 @@ def exact(
             begun = time.perf_counter()
             if chunk is None and start > resumed:
                 along, size = peak_bytes(lambda u=units: rows(problem, u))  # type: ignore[misc]
-                chunk = chunk_size(size, image.device)
+                chunk = chunk_size(size, image.device, CPU_CAP)
             else:
                 along = rows(problem, units)
             along = along.flatten(1)

@@ -13,7 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 CPU_CAP = 8
-"""More tangents at once than this only push each other out of a CPU's caches."""
+"""Most samples at once on a CPU, unless a reconstruction says that it gains from more."""
+CPU_BYTES = 2**26
+"""What a CPU should hold at once: about twice its last cache. Beyond it, a network's activations
+come from main memory, and the allocator asks the system for fresh pages every time."""
 GPU_CAP = 256
 
 
@@ -78,9 +81,20 @@ def available_bytes(device: torch.device) -> int:
     return min(amounts) if amounts else 2**31
 
 
-def chunk_size(bytes_per_probe: int, device: torch.device) -> int:
-    """Probes at once: a power of two within a quarter of the memory at hand, capped."""
-    cap = GPU_CAP if device.type == "cuda" else CPU_CAP
+def chunk_size(
+    bytes_per_probe: int, device: torch.device, at_once: int | None = None
+) -> int:
+    """Samples at once: a power of two within a quarter of the memory at hand.
+
+    Args:
+        bytes_per_probe: Peak of what one sample holds.
+        device: Where it is drawn.
+        at_once: How many suit a CPU; by default as many as stay near its caches, 8 at most.
+    """
+    if device.type == "cuda":
+        cap = GPU_CAP
+    else:
+        cap = at_once or min(CPU_CAP, CPU_BYTES // max(bytes_per_probe, 1))
     fitting = available_bytes(device) // 4 // max(bytes_per_probe, 1)
     size = 1
     while size * 2 <= min(fitting, cap):

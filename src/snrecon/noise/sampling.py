@@ -14,7 +14,7 @@ from torch import Tensor
 
 from snrecon.data import relative_error
 from snrecon.errors import InputError, SnreconWarning
-from snrecon.noise.memory import chunk_size, peak_bytes
+from snrecon.noise.memory import CPU_CAP, chunk_size, peak_bytes
 from snrecon.noise.moments import Moments
 from snrecon.noise.problem import Problem, Progress
 from snrecon.noise.state import State, load_states, same_image, save_states
@@ -174,7 +174,7 @@ def _draw(
     often as needed when memory runs out."""
     if chunk is None and indices.start % BLOCK >= 1:
         dx, size = peak_bytes(lambda: sampler(indices))
-        return dx, chunk_size(size, problem.scan.kspace.device)
+        return dx, chunk_size(size, problem.scan.kspace.device, _at_once(problem))
     try:
         return sampler(indices), chunk
     except RuntimeError as error:
@@ -185,6 +185,12 @@ def _draw(
     first, _ = _draw(sampler, indices[:half], 1, problem)
     second, _ = _draw(sampler, indices[half:], 1, problem)
     return torch.cat([first, second]), max(half, 1)
+
+
+def _at_once(problem: Problem) -> int | None:
+    """Where every batch repeats work that its samples share, larger batches pay."""
+    repeats_primal = problem.linearization.strategy == "jvp"
+    return problem.bound.at_once or (CPU_CAP if repeats_primal else None)
 
 
 def _error(state: State) -> float:

@@ -38,6 +38,9 @@ class Bound:
     ``(batch, coil, *grid)`` to ``(batch, *grid)``."""
     batched: bool = True
     """f takes leading batch axes."""
+    at_once: int | None = None
+    """How many perturbations at once suit a CPU: more than one where they share work in every
+    batch, such as reading a large matrix. None: as few as keep them near its caches."""
     differentiable: bool = True
     """f is made of tensor operations; False for external programs."""
     details: dict[str, Any] = field(default_factory=dict)

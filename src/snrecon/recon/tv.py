@@ -63,6 +63,7 @@ class TotalVariation(Reconstructor):
             frozen=(("lambda",) if self.lamda is None else ()) + model.frozen,
             maps=model.maps,
             linearize=side_by_side(prepare, solve),
+            at_once=16,
             details={
                 "lambda": lamda,
                 "lambda_source": "given" if self.lamda is not None else "noise level and aliasing",

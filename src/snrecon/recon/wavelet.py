@@ -73,6 +73,7 @@ class WaveletL1(Reconstructor):
             frozen=(("lambda",) if self.lamda is None else ()) + model.frozen,
             maps=model.maps,
             linearize=side_by_side(prepare, solve),
+            at_once=16,
             details={
                 "lambda": lamda,
                 "lambda_source": "given" if self.lamda is not None else "noise level",
