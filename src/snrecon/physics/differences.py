@@ -32,7 +32,8 @@ class Gradient(LinearOperator):
     def _adjoint(self, y: Tensor) -> Tensor:
         parts = y.unbind(dim=-1 - len(self.domain))
         axes = range(-len(self.domain), 0)
-        total = torch.zeros_like(parts[0])
-        for part, axis in zip(parts, axes):
-            total = total + part.roll(1, axis) - part
+        terms = [part.roll(1, axis) - part for part, axis in zip(parts, axes)]
+        total = terms[0]
+        for term in terms[1:]:
+            total = total + term
         return total

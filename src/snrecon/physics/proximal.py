@@ -116,13 +116,15 @@ def pdhg(
     axis = -1 - len(gradient.domain)
     x = torch.zeros_like(rhs) if x0 is None else x0
     dual = gradient(torch.zeros_like(x))
+    back = torch.zeros_like(x)  # G^H dual, followed by its linearity instead of computed again
     for _ in range(iterations):
         descended = x - tau * (gram(x) - rhs)
-        predicted = descended - tau * gradient.H(dual)
+        predicted = descended - tau * back
         new_dual = project(dual + sigma * gradient(predicted), lamda, axis)
-        new = descended - tau * gradient.H(new_dual)
-        x = x + RELAXATION * (new - x)
-        dual = dual + RELAXATION * (new_dual - dual)
+        new_back = gradient.H(new_dual)
+        x = torch.lerp(x, descended - tau * new_back, RELAXATION)
+        dual = torch.lerp(dual, new_dual, RELAXATION)
+        back = torch.lerp(back, new_back, RELAXATION)
     return x
 
 

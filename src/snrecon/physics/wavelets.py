@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -64,10 +66,10 @@ class Wavelet(LinearOperator):
         return tuple(slice(0, n) for n in self._sizes[-1])
 
     def _forward(self, x: Tensor) -> Tensor:
-        return self._analyse(x, 0)
+        return _in_parts(lambda part: self._analyse(part, 0), x)
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        return self._synthesise(y, 0)
+        return _in_parts(lambda part: self._synthesise(part, 0), y)
 
     def _analyse(self, x: Tensor, level: int) -> Tensor:
         if level + 1 == len(self._sizes):
@@ -108,20 +110,25 @@ class Wavelet(LinearOperator):
         return corner
 
     def _matrix(self, n: int, like: Tensor) -> Tensor:
-        dtype = like.dtype.to_real() if like.is_complex() else like.dtype
-        key = (n, dtype, like.device)
+        key = (n, like.dtype, like.device)
         if key not in self._matrices:
             # A matrix made and kept in inference mode could not be differentiated through later.
             with torch.inference_mode(False):
                 matrix = torch.from_numpy(_level_matrix(n, self._low, self._high))
-                self._matrices[key] = matrix.to(dtype=dtype, device=like.device)
+                self._matrices[key] = matrix.to(dtype=like.dtype, device=like.device)
         return self._matrices[key]
 
 
+def _in_parts(transform: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A real transform of ``x``; of its real and imaginary parts, side by side, if complex."""
+    if not x.is_complex():
+        return transform(x)
+    real, imaginary = transform(torch.stack([x.real, x.imag])).unbind(0)
+    return torch.complex(real, imaginary)
+
+
 def _along(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
-    """Real ``(n, n)`` matrix times ``x`` along ``axis``; complex ``x`` in its two real parts."""
-    if x.is_complex():
-        return torch.complex(_along(matrix, x.real, axis), _along(matrix, x.imag, axis))
+    """Real ``(n, n)`` matrix times real ``x`` along ``axis``."""
     if axis == -1:
         return x @ matrix.mT
     return (matrix @ x.flatten(start_dim=axis + 1)).reshape(x.shape)
