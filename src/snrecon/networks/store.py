@@ -13,13 +13,30 @@ import torch
 from torch import nn
 
 from snrecon.errors import InputError
+from snrecon.networks.e2e_varnet import E2EVarNet
+from snrecon.networks.modl import MoDL
+from snrecon.networks.unet import Unet
 from snrecon.networks.varnet import VarNet
 
 FOLDER = Path(__file__).parent / "weights"
 """Where the shipped weights are, each with its model card."""
 
-NETWORKS: dict[str, type[nn.Module]] = {"varnet": VarNet}
-ARGUMENTS: dict[str, tuple[str, ...]] = {"varnet": ("unrolls", "features")}
+NETWORKS: dict[str, type[nn.Module]] = {
+    "unet": Unet,
+    "varnet": VarNet,
+    "e2e_varnet": E2EVarNet,
+    "modl": MoDL,
+}
+ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "unet": ("in_chans", "out_chans", "chans", "pools"),
+    "varnet": ("unrolls", "features"),
+    "e2e_varnet": ("unrolls", "chans", "pools", "sens_chans", "sens_pools"),
+    "modl": ("unrolls", "features", "layers", "iterations", "implicit"),
+}
+"""Constructor arguments that a file keeps, all of them whole numbers."""
+MAY_BE_ZERO = ("implicit",)
+LIMITS = {"pools": 8, "sens_pools": 8, "layers": 64, "implicit": 1}
+"""Largest values of arguments whose size grows the network by more than its square."""
 LIMIT = 4096
 """Largest constructor argument believed: a foreign header must not ask for a giant network."""
 
@@ -121,7 +138,8 @@ def _arguments(network: str, metadata: Mapping[str, str], path: Path) -> dict[st
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: the header of the weights is damaged.") from error
     good = isinstance(arguments, dict) and set(arguments) == set(ARGUMENTS[network]) and all(
-        type(value) is int and 0 < value <= LIMIT for value in arguments.values())
+        type(value) is int and (key not in MAY_BE_ZERO) <= value <= LIMITS.get(key, LIMIT)
+        for key, value in arguments.items())
     if not good:
         raise InputError(f"{path}: the header of the weights is damaged.")
     return dict(arguments)

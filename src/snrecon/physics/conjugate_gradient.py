@@ -100,28 +100,48 @@ def _squared(x: Tensor, axes: tuple[int, ...]) -> Tensor:
 def linear_solve(
     operator: LinearOperator,
     b: Tensor,
-    shift: float = 0.0,
+    shift: float | Tensor = 0.0,
     iterations: int = 1000,
     tolerance: float = 1e-6,
 ) -> Tensor:
-    """``(A + shift)^-1 b`` as a function that torch.func can differentiate in ``b``.
+    """``(A + shift)^-1 b`` as a function that torch.func can differentiate in ``b`` and ``shift``.
 
     Solved by conjugate gradients to ``tolerance``. Its derivative is not that of the iteration
     but of the solution: another converged solve, for jvp and for vjp (A is Hermitian); under vmap
-    the batch is solved at once. The operator and the shift are constants.
+    the batch is solved at once. The operator is a constant.
 
     Args:
         operator: A, Hermitian, positive semidefinite; see :func:`conjugate_gradient`.
         b: ``(*batch, *domain)``.
-        shift: Non-negative multiple of the identity added to A.
+        shift: Non-negative multiple of the identity added to A; a real scalar tensor is
+            differentiated too.
         iterations: Most steps that are made.
         tolerance: Relative residual to reach; derivatives are accurate to the same degree.
 
     Returns:
         x, as ``b``. An SnreconWarning is issued when the tolerance was not reached.
     """
+    if isinstance(shift, Tensor):
+        varied: Tensor = _ShiftedSolve.apply(b, shift, operator, iterations, tolerance)
+        return varied
     solved: Tensor = _Solve.apply(b, operator, shift, iterations, tolerance)
     return solved
+
+
+def _converged(
+    operator: LinearOperator, b: Tensor, shift: float, iterations: int, tolerance: float
+) -> Tensor:
+    """The solution, with a warning where it is none."""
+    solution = conjugate_gradient(operator, b, iterations, tolerance, shift=shift)
+    if tolerance > 0 and not solution.converged:
+        warnings.warn(
+            f"conjugate gradients stopped after {iterations} iterations at a relative residual "
+            f"of {float(solution.residual.max()):.1e} (wanted: {tolerance:.1e}); allow more "
+            "iterations or regularise.",
+            SnreconWarning,
+            stacklevel=4,
+        )
+    return solution.value
 
 
 class _Solve(torch.autograd.Function):
@@ -131,16 +151,7 @@ class _Solve(torch.autograd.Function):
     def forward(
         b: Tensor, operator: LinearOperator, shift: float, iterations: int, tolerance: float
     ) -> Tensor:
-        solution = conjugate_gradient(operator, b, iterations, tolerance, shift=shift)
-        if tolerance > 0 and not solution.converged:
-            warnings.warn(
-                f"conjugate gradients stopped after {iterations} iterations at a relative residual "
-                f"of {float(solution.residual.max()):.1e} (wanted: {tolerance:.1e}); allow more "
-                "iterations or regularise.",
-                SnreconWarning,
-                stacklevel=3,
-            )
-        return solution.value
+        return _converged(operator, b, shift, iterations, tolerance)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -160,3 +171,49 @@ class _Solve(torch.autograd.Function):
         if in_dims[0] is None:
             return _Solve.apply(b, *rest), None
         return _Solve.apply(b.movedim(in_dims[0], 0), *rest), 0
+
+
+class _ShiftedSolve(torch.autograd.Function):
+    """``x = (A + s)^-1 b`` in b and s: ``dx = (A + s)^-1 (db - ds x)``."""
+
+    @staticmethod
+    def forward(
+        b: Tensor, shift: Tensor, operator: LinearOperator, iterations: int, tolerance: float
+    ) -> Tensor:
+        return _converged(operator, b, float(shift), iterations, tolerance)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.settings = inputs[2:]
+        ctx.save_for_backward(inputs[1], output)
+        ctx.save_for_forward(inputs[1], output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
+        shift, x = ctx.saved_tensors
+        solved = _ShiftedSolve.apply(gradients[0], shift, *ctx.settings)
+        slope = -(solved.conj() * x).real.sum().to(shift) if ctx.needs_input_grad[1] else None
+        return solved, slope, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        shift, x = ctx.saved_tensors
+        right = torch.zeros_like(x) if tangents[0] is None else tangents[0]
+        if tangents[1] is not None:
+            right = right - tangents[1] * x
+        solved: Tensor = _ShiftedSolve.apply(right, shift, *ctx.settings)
+        return solved
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], b: Tensor, shift: Tensor, *rest: Any
+    ) -> Any:
+        if in_dims[1] is not None:  # a system of its own for every item
+            items = [b if in_dims[0] is None else b.select(in_dims[0], i)
+                     for i in range(info.batch_size)]
+            shifts = shift.unbind(in_dims[1])
+            solved = [_ShiftedSolve.apply(one, s, *rest) for one, s in zip(items, shifts)]
+            return torch.stack(solved), 0
+        if in_dims[0] is None:
+            return _ShiftedSolve.apply(b, shift, *rest), None
+        return _ShiftedSolve.apply(b.movedim(in_dims[0], 0), shift, *rest), 0

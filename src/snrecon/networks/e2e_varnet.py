@@ -1,0 +1,195 @@
+"""The end-to-end variational network, with the parameter names of fastMRI's published weights.
+
+Sriram et al., MICCAI 2020, arXiv:2004.06688. Everything is made from k-space: a sensitivity network
+turns the calibration lines into coil maps ``S``, and every cascade updates k-space by
+``k <- k - eta M (k - k0) - F S U(sum conj(S) F^-1 k)``. The paper writes the last term with a plus;
+the published weights were trained with this minus.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from snrecon.errors import InputError
+from snrecon.networks.normalisation import center_and_scale, safe_divide, safe_root
+from snrecon.networks.unet import Unet
+from snrecon.physics.calibration import calibration_region
+from snrecon.physics.fourier import fft, ifft
+from snrecon.physics.gram import varying_axes
+
+GRID = (-2, -1)
+MULTIPLE = 16
+"""The U-Nets see images padded with zeros to a multiple of this, as published."""
+
+
+class NormUnet(nn.Module):
+    """A U-Net on complex images whose real and imaginary parts are normalised to mean 0 and
+    standard deviation 1, and scaled back.
+
+    Args:
+        chans: Channels of the finest level.
+        pools: Number of poolings.
+        drop: Probability of dropping a channel while training.
+    """
+
+    def __init__(self, chans: int, pools: int, drop: float = 0.0) -> None:
+        super().__init__()
+        self.unet = Unet(2, 2, chans, pools, drop)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """``(batch, ky, kx)`` complex to the same."""
+        x = torch.view_as_real(image).movedim(-1, 1)
+        mean, size = center_and_scale(x, GRID)
+        x = safe_divide(x - mean, size)
+        rows, columns = (_margins(n) for n in x.shape[-2:])
+        y = self.unet(functional.pad(x, (*columns, *rows))).to(x.dtype)
+        y = y[..., rows[0] : rows[0] + x.shape[-2], columns[0] : columns[0] + x.shape[-1]]
+        y = y * size + mean
+        return torch.view_as_complex(y.movedim(1, -1).contiguous())
+
+
+def _margins(n: int) -> tuple[int, int]:
+    """Zeros before and after ``n`` voxels that make a multiple of 16."""
+    missing = -n % MULTIPLE
+    return missing // 2, missing - missing // 2
+
+
+class SensitivityNetwork(nn.Module):
+    """Coil maps from the calibration lines: each coil's image through the same U-Net, then divided
+    by the root of the sum of squares over coils."""
+
+    def __init__(self, chans: int, pools: int, drop: float = 0.0) -> None:
+        super().__init__()
+        self.norm_unet = NormUnet(chans, pools, drop)
+
+    def forward(self, kspace: Tensor, calibration: Tensor) -> Tensor:
+        """``(batch, coil, ky, kx)`` to maps of that shape with ``sum |S|^2 = 1``."""
+        images = ifft(kspace * calibration.unsqueeze(-3), GRID)
+        maps: Tensor = self.norm_unet(images.flatten(0, 1)).reshape(images.shape)
+        power = (maps.real**2 + maps.imag**2).sum(dim=1, keepdim=True)
+        return safe_divide(maps, safe_root(power))
+
+
+class Cascade(nn.Module):
+    """One update of k-space."""
+
+    def __init__(self, chans: int, pools: int, drop: float = 0.0) -> None:
+        super().__init__()
+        self.model = NormUnet(chans, pools, drop)
+        self.dc_weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, kspace: Tensor, measured: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
+        """K-space ``(batch, coil, ky, kx)`` to the next one."""
+        misfit = (kspace - measured) * mask.unsqueeze(-3)
+        image = combine_coils(kspace, maps)
+        return kspace - self.dc_weight * misfit - fft(maps * self.model(image).unsqueeze(1), GRID)
+
+
+def combine_coils(kspace: Tensor, maps: Tensor) -> Tensor:
+    """``sum conj(S) F^-1 k``, ``(..., coil, ky, kx)`` to ``(..., ky, kx)``."""
+    return (maps.conj() * ifft(kspace, GRID)).sum(dim=-3)
+
+
+class E2EVarNet(nn.Module):
+    """Sensitivity network and cascades, from k-space to k-space.
+
+    The normalisations make the network homogeneous: a factor on k-space is a factor on the image.
+    All of it is differentiable in k-space, the coil maps included.
+
+    Args:
+        unrolls: Number of cascades.
+        chans: Channels of the cascades' U-Nets at their finest level.
+        pools: Poolings of those U-Nets.
+        sens_chans: Channels of the sensitivity network.
+        sens_pools: Its poolings.
+        drop: Probability of dropping a channel while training; no part of stored weights.
+    """
+
+    def __init__(
+        self,
+        unrolls: int = 12,
+        chans: int = 18,
+        pools: int = 4,
+        sens_chans: int = 8,
+        sens_pools: int = 4,
+        drop: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.unrolls, self.chans, self.pools = unrolls, chans, pools
+        self.sens_chans, self.sens_pools = sens_chans, sens_pools
+        self.sens_net = SensitivityNetwork(sens_chans, sens_pools, drop)
+        self.cascades = nn.ModuleList(Cascade(chans, pools, drop) for _ in range(unrolls))
+
+    @property
+    def smallest(self) -> int:
+        """Fewest voxels along an axis, padding counted in."""
+        return int(2 ** (max(self.pools, self.sens_pools) + 1))
+
+    def predict(
+        self, kspace: Tensor, mask: Tensor, calibration: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The predicted full k-space and the coil maps.
+
+        Args:
+            kspace: Measured, ``(..., coil, ky, kx)`` complex; only samples on the mask are used.
+            mask: Boolean ``(ky, kx)`` (or with batch axes): sampled points.
+            calibration: Boolean, as ``mask``: see :func:`calibration_samples`.
+
+        Returns:
+            Both ``(..., coil, ky, kx)``.
+        """
+        shape = kspace.shape
+        measured = (kspace * mask.unsqueeze(-3)).reshape(-1, *shape[-3:])
+        mask, calibration = (_flat(part, shape) for part in (mask, calibration))
+        maps = self.sens_net(measured, calibration)
+        current = measured
+        for cascade in self.cascades:
+            current = cascade(current, measured, mask, maps)
+        return current.reshape(shape), maps.reshape(shape)
+
+    def forward(self, kspace: Tensor, mask: Tensor, calibration: Tensor) -> Tensor:
+        """The image ``sum conj(S) F^-1 k``, ``(..., ky, kx)`` complex; see :meth:`predict`."""
+        return combine_coils(*self.predict(kspace, mask, calibration))
+
+
+def _flat(mask: Tensor, shape: torch.Size) -> Tensor:
+    """A mask ``(..., ky, kx)`` with the one batch axis that k-space of ``shape`` gets."""
+    if mask.ndim == 2:
+        return mask
+    return mask.expand(*shape[:-3], *shape[-2:]).reshape(-1, *shape[-2:])
+
+
+def calibration_samples(mask: Tensor, limit: int | None = None) -> Tensor:
+    """The calibration samples of a mask, a block that is symmetric around the centre of k-space.
+
+    Along an undersampled axis of which ``l`` lines before and ``r`` lines from the centre on are
+    there, the central ``2 min(l, r)`` (at least 1): the count of fastMRI.
+
+    Args:
+        mask: Boolean ``(*grid)``.
+        limit: Most lines along an undersampled axis (along the first axis of a full mask).
+
+    Returns:
+        Boolean ``(*grid)``.
+
+    Raises:
+        InputError: if the centre of k-space is not sampled.
+    """
+    try:
+        region = list(calibration_region(mask))
+    except InputError as error:
+        raise InputError(
+            "the sensitivity network needs calibration lines, but the centre of k-space is not "
+            "sampled: use a mask with calibration lines, or a method that takes coil maps."
+        ) from error
+    for axis in varying_axes(mask) or ((-mask.ndim,) if limit else ()):
+        n, part = mask.shape[axis], region[axis]
+        reach = min(n // 2 - part.start, part.stop - n // 2)
+        if limit is not None:
+            reach = min(reach, limit // 2)
+        region[axis] = slice(n // 2 - reach, n // 2 + max(reach, 1))
+    samples = torch.zeros_like(mask)
+    samples[tuple(region)] = True
+    return samples

@@ -1,0 +1,140 @@
+"""MoDL: a denoiser and a least-squares solver in turn.
+
+Aggarwal et al., IEEE TMI 38:394 (2019): ``z = D_w(x)``,
+``x <- (A^H A + lambda)^-1 (A^H y + lambda z)``, with one denoiser for all unrolls and a learned
+lambda. The published denoiser has batch normalisation; here it has none, since statistics of a
+batch have no meaning for a single scan.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from snrecon.errors import InputError
+from snrecon.networks.varnet import Gram, noise_level, root_mean_square
+from snrecon.physics.operators import LinearOperator
+from snrecon.physics.solvers import conjugate_gradient, linear_solve
+
+INITIAL_LAMBDA = 0.05
+SOLVED = {torch.float32: 1e-6, torch.float64: 1e-13}
+"""Relative residual to which the implicit form solves, by precision."""
+MOST_STEPS = 1000
+"""Steps after which the implicit form gives up, with a warning."""
+
+
+class MoDL(nn.Module):
+    """Unrolled alternation of a shared CNN and conjugate gradients, in SNR units.
+
+    The input is that of :class:`snrecon.networks.varnet.VarNet`, and so is the normalisation: the
+    image is divided by the root mean square of ``b``, and the CNN is told the logarithm of that
+    size as a third channel.
+
+    Two ways of solving, chosen by ``implicit`` (which may be changed on the object):
+
+    - 0: exactly ``iterations`` steps of conjugate gradients, a function of its input that is
+      differentiated step by step;
+    - 1: solved to rounding, in as many steps as that takes; differentiated is the solution (by
+      another solve), in b and in lambda, and no steps are kept.
+
+    Args:
+        unrolls: Number of alternations K.
+        features: Channels of the CNN.
+        layers: Its convolutions.
+        iterations: Steps of conjugate gradients where their number is fixed.
+        implicit: 0 or 1, see above.
+
+    Raises:
+        InputError: for fewer than two layers, or ``implicit`` other than 0 and 1.
+    """
+
+    def __init__(
+        self,
+        unrolls: int = 10,
+        features: int = 64,
+        layers: int = 5,
+        iterations: int = 10,
+        implicit: int = 0,
+    ) -> None:
+        super().__init__()
+        if layers < 2:
+            raise InputError(f"the CNN of modl needs at least 2 layers, not {layers}.")
+        if implicit not in (0, 1):
+            raise InputError(f"implicit must be 0 or 1, not {implicit}.")
+        self.unrolls, self.features, self.layers = unrolls, features, layers
+        self.iterations, self.implicit = iterations, int(implicit)
+        widths = [3, *[features] * (layers - 1), 2]
+        self.cnn = nn.ModuleList(
+            nn.Conv2d(before, after, 3, padding=1) for before, after in zip(widths, widths[1:])
+        )
+        for layer in self.cnn:
+            assert isinstance(layer, nn.Conv2d)
+            assert layer.bias is not None
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+        nn.init.normal_(layer.weight, std=1e-3)  # starts close to CG-SENSE
+        self.log_lamda = nn.Parameter(torch.tensor(math.log(INITIAL_LAMBDA)))
+
+    @property
+    def lamda(self) -> Tensor:
+        """Weight of the denoised image, positive; 1 is that of fully sampled data."""
+        return self.log_lamda.exp()
+
+    def forward(self, b: Tensor, gram: Gram, support: Tensor) -> Tensor:
+        """Reconstruct.
+
+        Args:
+            b: ``A^H y`` of whitened data, ``(..., ky, kx)`` complex, zero off the support.
+            gram: ``A^H A`` on arrays ``(..., ky, kx)``.
+            support: Boolean ``(ky, kx)`` (or with batch axes like ``b``): where the maps are
+                non-zero.
+
+        Returns:
+            Image ``(..., ky, kx)``, exactly zero off the support.
+        """
+        shape = b.shape
+        b = b.reshape(-1, *shape[-2:])
+        if support.ndim > 2:
+            support = support.expand(shape).reshape(b.shape)
+        size = root_mean_square(b, support)
+        b = b / size
+        level = noise_level(size).expand(b.shape).unsqueeze(1)
+        lamda = self.lamda
+        x = b
+        for _ in range(self.unrolls):
+            x = self._solve(gram, b + lamda * self._denoise(x, level) * support, lamda)
+        return (x * size).reshape(shape)
+
+    def _denoise(self, x: Tensor, level: Tensor) -> Tensor:
+        """``x`` plus the CNN's correction, ``(batch, ky, kx)``."""
+        h = torch.cat([torch.view_as_real(x).movedim(-1, 1), level], dim=1)
+        for layer in self.cnn[:-1]:
+            h = functional.relu(layer(h))
+        h = self.cnn[-1](h).to(x.real.dtype).movedim(1, -1)
+        return x + torch.view_as_complex(h.contiguous())
+
+    def _solve(self, gram: Gram, right: Tensor, lamda: Tensor) -> Tensor:
+        if not self.implicit:
+            operator = _Regularised(gram, right.shape[-2:], lamda)
+            return conjugate_gradient(operator, right, self.iterations, tolerance=0).value
+        tolerance = SOLVED[right.real.dtype]
+        operator = _Regularised(gram, right.shape[-2:], None)
+        return linear_solve(operator, right, lamda, MOST_STEPS, tolerance)
+
+
+class _Regularised(LinearOperator):
+    """``A^H A + lambda`` from a function."""
+
+    def __init__(self, gram: Gram, grid: tuple[int, ...], lamda: Tensor | None) -> None:
+        self.domain = self.range = tuple(grid)
+        self.gram_of, self.lamda = gram, lamda
+
+    def _forward(self, x: Tensor) -> Tensor:
+        y = self.gram_of(x)
+        return y if self.lamda is None else y + self.lamda * x
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return self._forward(y)

@@ -1,0 +1,170 @@
+"""fastMRI's U-Net, with the parameter names of its published weights.
+
+Zbontar et al., arXiv:1811.08839 (2018), after Ronneberger et al., MICCAI 2015: at every level two
+3x3 convolutions, each followed by instance normalisation and a leaky rectifier; average pooling
+down, transposed convolution up, the levels joined by concatenation. Instance normalisation uses
+the mean and variance of the whole image, which makes a voxel's output depend on every voxel; that
+dependence is differentiated like everything else.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from snrecon.networks.normalisation import center_and_scale
+from snrecon.networks.varnet import root_mean_square
+
+CLAMP = 6.0
+"""fastMRI cuts the normalised magnitude image at this many standard deviations."""
+TINY = 1e-11
+"""fastMRI's guard of that normalisation, in the units of the image."""
+
+
+class Unet(nn.Module):
+    """The network itself; :func:`magnitude_unet` and :func:`complex_unet` apply it to images.
+
+    Args:
+        in_chans: Channels in: 1 for magnitude images, 2 for complex ones.
+        out_chans: Channels out, the same.
+        chans: Channels of the finest level, doubled at every pooling (fastMRI: 32, leaderboard
+            256).
+        pools: Number of poolings.
+        drop: Probability of dropping a channel while training; no part of stored weights.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 2,
+        out_chans: int = 2,
+        chans: int = 32,
+        pools: int = 4,
+        drop: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.in_chans, self.out_chans, self.chans, self.pools = in_chans, out_chans, chans, pools
+        self.drop = drop
+        widths = [chans * 2**level for level in range(pools + 1)]
+        self.down_sample_layers = nn.ModuleList(
+            _ConvBlock(before, after, drop)
+            for before, after in zip([in_chans, *widths], widths[:-1])
+        )
+        self.conv = _ConvBlock(widths[-2], widths[-1], drop)
+        self.up_transpose_conv = nn.ModuleList()
+        self.up_conv = nn.ModuleList()
+        for width in reversed(widths[:-1]):
+            self.up_transpose_conv.append(_TransposeBlock(2 * width, width))
+            self.up_conv.append(_ConvBlock(2 * width, width, drop))
+        last = self.up_conv[-1]
+        self.up_conv[-1] = nn.Sequential(last, nn.Conv2d(chans, out_chans, kernel_size=1))
+
+    @property
+    def smallest(self) -> int:
+        """Fewest voxels along an axis: two at the coarsest level, for one has no variance."""
+        return int(2 ** (self.pools + 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """``(batch, in_chans, ky, kx)`` real to ``(batch, out_chans, ky, kx)``."""
+        x, levels = image, []
+        for layer in self.down_sample_layers:
+            x = layer(x)
+            levels.append(x)
+            x = functional.avg_pool2d(x, kernel_size=2)
+        x = self.conv(x)
+        for up, conv in zip(self.up_transpose_conv, self.up_conv, strict=True):
+            skip = levels.pop()
+            x = _reflected(up(x), skip)
+            x = conv(torch.cat([x, skip], dim=1))
+        return x
+
+
+class _ConvBlock(nn.Module):
+    """Two times [3x3 convolution, instance normalisation, leaky rectifier, dropout]."""
+
+    def __init__(self, before: int, after: int, drop: float) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for channels in (before, after):
+            layers += [
+                nn.Conv2d(channels, after, kernel_size=3, padding=1, bias=False),
+                nn.InstanceNorm2d(after),
+                nn.LeakyReLU(0.2),
+                nn.Dropout2d(drop),
+            ]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layers(x)
+        return y
+
+
+class _TransposeBlock(nn.Module):
+    """Twice the resolution: 2x2 transposed convolution, instance normalisation, rectifier."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.ConvTranspose2d(before, after, kernel_size=2, stride=2, bias=False),
+            nn.InstanceNorm2d(after),
+            nn.LeakyReLU(0.2),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layers(x)
+        return y
+
+
+def _reflected(x: Tensor, like: Tensor) -> Tensor:
+    """The last row and column that pooling an odd size lost, by reflection as published."""
+    if x.shape[-1] != like.shape[-1]:
+        x = torch.cat([x, x[..., -2:-1]], dim=-1)
+    if x.shape[-2] != like.shape[-2]:
+        x = torch.cat([x, x[..., -2:-1, :]], dim=-2)
+    return x
+
+
+def magnitude_unet(network: nn.Module, image: Tensor) -> Tensor:
+    """A real image through a one-channel network, as in fastMRI's U-Net demo.
+
+    The image's mean and standard deviation are normalised to 0 and 1, what lies beyond 6 is cut,
+    and the output is scaled back; all of it is differentiated.
+
+    Args:
+        network: ``(batch, 1, ky, kx)`` to the same.
+        image: ``(..., ky, kx)`` real, not negative.
+
+    Returns:
+        ``(..., ky, kx)`` real.
+    """
+    flat = image.reshape(-1, 1, *image.shape[-2:])
+    mean, size = center_and_scale(flat, (-2, -1))
+    x = ((flat - mean) / (size + TINY)).clamp(-CLAMP, CLAMP)
+    y = network(x).to(x.dtype) * size + mean
+    return y.reshape(image.shape)
+
+
+def complex_unet(network: nn.Module, image: Tensor, support: Tensor) -> Tensor:
+    """A complex image in SNR units through a two-channel network, which adds its correction.
+
+    The image is divided by its root mean square over the support, and the network's output is
+    added to it: instance normalisation loses the size of its input, so that without the direct way
+    the network would have to learn to bring it back.
+
+    Args:
+        network: ``(batch, 2, ky, kx)`` to the same: real and imaginary part.
+        image: ``(..., ky, kx)`` complex, zero off the support.
+        support: Boolean ``(ky, kx)`` (or with batch axes like ``image``).
+
+    Returns:
+        ``(..., ky, kx)`` complex, exactly zero off the support.
+    """
+    shape = image.shape
+    flat = image.reshape(-1, *shape[-2:])
+    if support.ndim > 2:
+        support = support.expand(shape).reshape(flat.shape)
+    size = root_mean_square(flat, support)
+    x = flat / size
+    y = network(torch.view_as_real(x).movedim(-1, 1)).to(x.real.dtype)
+    correction = torch.view_as_complex(y.movedim(1, -1).contiguous())
+    return ((x + correction * support) * size).reshape(shape)
