@@ -34,6 +34,7 @@ from torch import Tensor
 
 from benchmarks.real_scans import BRAINS, ROOT, Case, case
 from benchmarks.table import publish, table
+from snrecon import metrics
 from snrecon.errors import SnreconWarning
 from snrecon.networks.store import FOLDER, checksum
 from snrecon.recon.registry import load
@@ -57,18 +58,8 @@ def score(image: Tensor, reference: Tensor, head: Tensor) -> dict[str, float]:
         reference: The same.
         head: Boolean ``(ky, kx)``.
     """
-    from skimage.metrics import structural_similarity
-
-    p, g = (x.abs().double().numpy() for x in (image, reference))
-    inside = head.numpy()
-    error = ((p - g)[inside] ** 2).mean()
-    top = g[inside].max()
-    _, similarity = structural_similarity(g, p, win_size=7, data_range=top, full=True)
-    return {
-        "nmse": float(error / (g[inside] ** 2).mean()),
-        "psnr": float(10 * np.log10(top**2 / error)),
-        "ssim": float(similarity[inside].mean()),
-    }
+    found = metrics.score(image, reference, head)
+    return {"nmse": found.nmse, "psnr": found.psnr, "ssim": found.ssim}
 
 
 def climb(evaluate: Callable[[int], float], start: int) -> int:

@@ -14,6 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "snrecon"
 LEVELS = {
     "errors": 0,
     "data": 1,
+    "metrics": 1,
     "physics": 2,
     "io": 3,
     "networks": 3,

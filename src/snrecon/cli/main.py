@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from snrecon import __version__
-from snrecon.cli import demo, info, merge, noise, recon, train
+from snrecon.cli import demo, evaluate, info, merge, noise, prepare, recon, train
 from snrecon.cli.options import Parser
 from snrecon.errors import InputError
 
@@ -25,7 +25,7 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"snrecon {__version__}")
     commands = top.add_subparsers(title="commands", dest="command_name", required=True)
-    for command in (demo, info, recon, noise, merge, train):
+    for command in (demo, info, recon, noise, merge, evaluate, prepare, train):
         command.add(commands)
     return top
 
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         return _fail(BAD_INPUT, str(error), debug)
     except KeyboardInterrupt:
-        return _fail(INTERRUPTED, _how_to_resume(getattr(args, "state", None)), debug)
+        return _fail(INTERRUPTED, _how_to_resume(args), debug)
     except BrokenPipeError:
         # The reader of our output (head, less) has gone; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -73,7 +73,10 @@ def _fail(code: int, sentence: str, debug: bool) -> int:
     return code
 
 
-def _how_to_resume(state: Any) -> str:
+def _how_to_resume(args: Any) -> str:
+    if (kept := getattr(args, "interrupted", None)) is not None:
+        return f"interrupted; {kept}"
+    state = getattr(args, "state", None)
     if state is None:
         return "interrupted; with --state FILE a noise map can be continued where it stopped."
     return f"interrupted; the work so far is in {state}: run the same command again to continue."

@@ -39,9 +39,9 @@ def add_command(commands: Any, name: str, help_: str, run: Any, **options: Any) 
     return parser
 
 
-def add_scan(parser: Parser) -> None:
+def add_scan(parser: Parser, help_: str = ".npz, .npy, .h5 or .cfl file") -> None:
     """The scan and everything that says how to read it."""
-    parser.add_argument("scan", metavar="SCAN", type=Path, help=".npz, .npy, .h5 or .cfl file")
+    parser.add_argument("scan", metavar="SCAN", type=Path, help=help_)
     group = parser.add_argument_group("reading the scan")
     group.add_argument("--key", metavar="NAME", help="array of the file that holds the k-space")
     group.add_argument("--slice", metavar="N", type=int, help="one slice of a stack, from 0")
@@ -81,13 +81,13 @@ def load_scan(args: argparse.Namespace) -> Scan:
         args.scan,
         key=args.key,
         slice=args.slice,
-        undersample=_undersampling(args),
+        undersample=undersampling(args),
         maps=args.maps,
         noise_covariance=args.noise_covariance,
     )
 
 
-def _undersampling(args: argparse.Namespace) -> dict[str, Any] | None:
+def undersampling(args: argparse.Namespace) -> dict[str, Any] | None:
     if args.mask is None:
         if args.acceleration is not None or args.calibration is not None:
             raise InputError(

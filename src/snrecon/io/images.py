@@ -1,0 +1,104 @@
+"""Images in files, for scoring: fastMRI's reconstructions and results of this package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from snrecon.errors import InputError
+from snrecon.io.contents import finite, numeric_tensor
+from snrecon.io.hdf5 import attributes, has_dataset, names, opened, read_dataset
+from snrecon.io.limits import listing, regular_file
+from snrecon.io.npz import Archive
+
+FASTMRI_IMAGES = {"reconstruction_esc": "esc", "reconstruction_rss": "rss", "reconstruction": ""}
+"""fastMRI's image datasets ``(slice, height, width)`` and the kind of each; ``reconstruction`` is
+what a method submits."""
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """A volume of images without noise maps."""
+
+    values: Tensor
+    """``(slice, ky, kx)``, real or complex."""
+    kind: str
+    """``rss`` (root sum of squares), ``matched`` (combined with coil maps), ``esc`` (fastMRI's
+    emulated single coil), or empty where the file does not say."""
+    method: str
+    """The reconstruction, or the dataset's name."""
+    source: str
+    """File."""
+
+
+def read_images(path: str | Path) -> Images:
+    """The images of a fastMRI file (``reconstruction_rss``, ``reconstruction_esc`` of a
+    single-coil file, or a submitted ``reconstruction``) or of a result of this package.
+
+    fastMRI's ``(slice, height, width)`` becomes ``(slice, ky=width, kx=height)``, as its k-space
+    does.
+
+    Raises:
+        InputError: if the file is missing, damaged or holds no images.
+    """
+    path = regular_file(path)
+    if h5py.is_hdf5(path):
+        return _from_hdf5(path)
+    with path.open("rb") as stream:
+        zipped = stream.read(2) == b"PK"
+    if not zipped:
+        raise InputError(f"{path}: images are read from .h5 and .npz files, and this is neither.")
+    archive = Archive(path)
+    if "image" not in archive:
+        raise InputError(
+            f"{path}: there is no array 'image'; it has {listing(archive.names)}."
+        )
+    method = archive.text("method") if "method" in archive else ""
+    return _result(archive.read("image"), method, path)
+
+
+def has_reference(path: str | Path) -> bool:
+    """Whether a file is fastMRI's and brings its fully sampled images."""
+    if not (Path(path).is_file() and h5py.is_hdf5(path)):
+        return False
+    with opened(path) as file:
+        return any(has_dataset(file, name) for name, kind in FASTMRI_IMAGES.items() if kind)
+
+
+def _from_hdf5(path: Path) -> Images:
+    with opened(path) as file:
+        found = [name for name in FASTMRI_IMAGES if has_dataset(file, name)]
+        if not found and not has_dataset(file, "image"):
+            raise InputError(
+                f"{path}: there are no images, neither 'image' nor 'reconstruction_rss'; it has "
+                f"{listing(names(file))}."
+            )
+        if not found:
+            method = str(attributes(file, ("method",)).get("method", ""))
+            return _result(read_dataset(file, "image"), method, path)
+        # A multi-coil file has no use for the emulated single coil.
+        single = not has_dataset(file, "kspace") or len(file["kspace"].shape) == 3
+        name = found[0] if single or len(found) == 1 else "reconstruction_rss"
+        array = read_dataset(file, name)
+    values = _volume(array, path, name).transpose(-1, -2).contiguous()
+    return Images(values, FASTMRI_IMAGES[name], name, str(path))
+
+
+def _result(array: np.ndarray, method: str, path: Path) -> Images:
+    kind = "rss" if method.endswith(":rss") else "matched" if method else ""
+    return Images(_volume(array, path, "image"), kind, method, str(path))
+
+
+def _volume(array: np.ndarray, path: Path, name: str) -> Tensor:
+    what = f"{path}: '{name}'"
+    values = finite(numeric_tensor(array, what), what)
+    if values.ndim not in (2, 3) or 0 in values.shape:
+        raise InputError(f"{what} has shape {tuple(values.shape)}, but images are (slice, y, x).")
+    if not values.is_complex():
+        values = values.to(torch.promote_types(values.dtype, torch.float32))
+    return values if values.ndim == 3 else values[None]

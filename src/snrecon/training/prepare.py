@@ -1,0 +1,270 @@
+"""Raw scans to a folder of training data: one ``.npz`` a volume and an index.
+
+Each volume is an ordinary scan file that ``load`` reads too: ``kspace`` ``(slice, coil, ky, kx)``
+with ``layout="stack"``, ``maps``, ``mask`` and ``noise_covariance``, and ``slices``, the places of
+the slices in the source. ``index.json`` says for every volume where it comes from, how it was made,
+and whether it is for training or validation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from snrecon.data import Scan
+from snrecon.errors import InputError
+from snrecon.io import load
+from snrecon.io.limits import reason
+from snrecon.io.staging import staged
+from snrecon.training.volume import Prepared, prepare_scan
+
+INDEX = "index.json"
+FORMAT = "snrecon training data 1"
+ENDINGS = (".h5", ".hdf5", ".mrd", ".npz", ".npy", ".cfl")
+Progress = Callable[[int, int | None, str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How scans are made ready."""
+
+    coils: int | None = None
+    """Virtual coils kept; None keeps all."""
+    keep_noise: bool = False
+    """Store coils as they were, with their noise covariance, instead of whitened."""
+    min_signal: float = 0.02
+    """Smallest share of bright voxels for a slice to be kept."""
+    key: str | None = None
+    """Array of the files that holds the k-space."""
+    noise_covariance: str | None = None
+    """File, or ``identity``."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was done."""
+
+    volumes: int
+    done_before: int
+    slices: int
+    skipped: int
+    training: int
+    validation: int
+    index: Path
+
+    def __str__(self) -> str:
+        return (f"{self.volumes} volumes ({self.done_before} were there already), {self.slices} "
+                f"slices, {self.skipped} with too little signal left out\n"
+                f"training {self.training} volumes, validation {self.validation}\n"
+                f"wrote {self.index}")
+
+
+def prepare(
+    sources: Iterable[str | Path],
+    folder: str | Path,
+    settings: Settings | None = None,
+    *,
+    validation: float = 0.1,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Report:
+    """Make training data of scans; see the module for the format.
+
+    What is finished stays finished: a volume is made again only if its source (size or time of
+    change) or the settings are different, or its file is gone. Other volumes that the folder holds
+    already stay, so data can be added. Volumes of one subject (``patient_id`` of the
+    file, else the file's name) are all for training or all for validation.
+
+    Args:
+        sources: Scan files of any format that ``load`` reads, and folders of them.
+        folder: Where the data go; made if needed.
+        settings: How.
+        validation: Share of the subjects for validation, at least one if it is above 0 and there
+            are two.
+        seed: Of the division.
+        progress: Called as ``progress(done, total, message)``.
+
+    Raises:
+        InputError: if a scan cannot be used, or the folder cannot be written.
+    """
+    settings = settings or Settings()
+    if settings.keep_noise and settings.coils is not None:
+        raise InputError("coils are compressed after whitening: leave out either --coils or "
+                         "--keep-noise.")
+    if not 0 <= validation < 1:
+        raise InputError(f"the validation share must lie from 0 to below 1, not {validation:g}.")
+    names = _names(_files(sources))
+    folder = _folder(Path(folder))
+    table = {entry["file"]: entry for entry in _old_index(folder)
+             if (folder / entry["file"]).is_file()}
+    before = 0
+    for done, (name, path) in enumerate(names.items()):
+        if progress is not None:
+            progress(done, len(names), path.name)
+        mark = _mark(path, settings)
+        if name in table and table[name]["mark"] == mark:
+            before += 1
+        else:
+            table[name] = {**_volume(path, folder / name, settings), "mark": mark}
+            _write_index(folder, _divided(table, validation, seed), seed)
+    entries = _divided(table, validation, seed)
+    _write_index(folder, entries, seed)
+    held = sum(entry["split"] == "validation" for entry in entries)
+    return Report(len(entries), before, sum(entry["slices"] for entry in entries),
+                  sum(entry["skipped"] for entry in entries), len(entries) - held, held,
+                  folder / INDEX)
+
+
+def read_index(folder: str | Path) -> list[dict[str, Any]]:
+    """The volumes of a folder of training data.
+
+    Raises:
+        InputError: if the index is missing or damaged.
+    """
+    path = Path(folder) / INDEX
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["format"] != FORMAT:
+            raise ValueError("it is of another version")
+        entries = found["volumes"]
+        for entry in entries:
+            entry["file"], entry["split"], entry["mark"], entry["full"], entry["shape"]
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such file; make it with snrecon prepare.") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: this is not an index of training data ({reason(error)})."
+        ) from error
+    return list(entries)
+
+
+def _volume(path: Path, out: Path, settings: Settings) -> dict[str, Any]:
+    """Prepare one scan, write it, and say what it is."""
+    scan = load(path, key=settings.key, noise_covariance=settings.noise_covariance)
+    made = prepare_scan(scan, settings.coils, settings.min_signal)
+    with staged() as staging:
+        beside = staging.path(out)
+        with beside.open("wb") as stream:
+            np.savez(stream, **_arrays(made, scan, settings))
+        size, digest = beside.stat().st_size, _digest(beside)
+    return {
+        "file": out.name,
+        "source": str(path),
+        "source_sha256": _digest(_data_file(path)),
+        "subject": str(scan.attributes.get("patient_id") or path.stem),
+        "sha256": digest,
+        "bytes": size,
+        "shape": list(made.kspace.shape),
+        "slices": len(made.kept),
+        "skipped": made.skipped,
+        "full": made.full,
+        "reference": "matched" if made.full else "none: undersampled",
+        "units": "noise SD of a complex sample" if not settings.keep_noise else "as stored",
+        "noise": made.noise.source,
+        "maps": made.maps_source,
+        "settings": asdict(settings),
+    }
+
+
+def _arrays(made: Prepared, scan: Scan, settings: Settings) -> dict[str, Any]:
+    kspace, maps, noise = made.kspace, made.maps, made.noise
+    covariance = np.eye(kspace.shape[1], dtype=np.complex64)
+    if settings.keep_noise:
+        kspace = torch.stack([noise.unwhiten(one) for one in kspace])
+        maps = torch.stack([noise.unwhiten(one) for one in maps])
+        covariance = noise.covariance.numpy()
+    same = bool((made.mask == made.mask[:1]).all())
+    arrays: dict[str, Any] = {
+        "kspace": kspace.numpy(), "maps": maps.numpy(),
+        "mask": (made.mask[0] if same else made.mask).numpy(),
+        "noise_covariance": covariance, "layout": "stack",
+        "slices": np.array(made.kept),
+    }
+    if noise.spectrum is not None:
+        arrays["noise_spectrum"] = noise.spectrum.numpy()
+    return arrays
+
+
+def _divided(table: dict[str, dict[str, Any]], share: float, seed: int) -> list[dict[str, Any]]:
+    """Entries with their ``split``; a subject's place does not depend on the order of files."""
+    entries = [table[name] for name in sorted(table)]
+    subjects = sorted({entry["subject"] for entry in entries},
+                      key=lambda s: hashlib.sha256(f"{seed}:{s}".encode()).hexdigest())
+    count = round(share * len(subjects))
+    if share > 0 and len(subjects) > 1:
+        count = min(max(count, 1), len(subjects) - 1)
+    held = set(subjects[:count])
+    return [{**entry, "split": "validation" if entry["subject"] in held else "train"}
+            for entry in entries]
+
+
+def _write_index(folder: Path, entries: list[dict[str, Any]], seed: int) -> None:
+    text = json.dumps({"format": FORMAT, "seed": seed, "volumes": entries}, indent=1)
+    with staged() as staging:
+        staging.path(folder / INDEX).write_text(text + "\n", encoding="utf-8")
+
+
+def _old_index(folder: Path) -> list[dict[str, Any]]:
+    return read_index(folder) if (folder / INDEX).exists() else []
+
+
+def _files(sources: Iterable[str | Path]) -> list[Path]:
+    found: list[Path] = []
+    for source in map(Path, sources):
+        if source.is_dir():
+            inside = sorted(p for p in source.iterdir() if p.suffix in ENDINGS and p.is_file()
+                            and not p.name.startswith("."))
+            if not inside:
+                raise InputError(f"{source}: this folder holds no scans ({', '.join(ENDINGS)}).")
+            found += inside
+        elif _data_file(source).is_file():
+            found.append(source)
+        else:
+            raise InputError(f"{source}: there is no such file or folder.")
+    if not found:
+        raise InputError("name at least one scan or folder of scans to prepare.")
+    return list(dict.fromkeys(path.absolute() for path in found))
+
+
+def _names(paths: list[Path]) -> dict[str, Path]:
+    """File names of the prepared volumes; equal ones are told apart by their folders."""
+    names: dict[str, Path] = {}
+    stems = [path.stem for path in paths]
+    for path in paths:
+        stem = path.stem if stems.count(path.stem) == 1 else f"{path.parent.name}_{path.stem}"
+        if f"{stem}.npz" in names:
+            raise InputError(f"{path} and {names[f'{stem}.npz']} would get the same name; rename "
+                             "one of them.")
+        names[f"{stem}.npz"] = path
+    return names
+
+
+def _mark(path: Path, settings: Settings) -> str:
+    """Changes when the source or the settings do."""
+    about = _data_file(path).stat()
+    text = json.dumps([str(path), about.st_size, about.st_mtime_ns, asdict(settings)])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _data_file(path: Path) -> Path:
+    return path if path.exists() else Path(f"{path}.cfl")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _folder(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: this folder cannot be made ({reason(error)}).") from error
+    return folder
