@@ -133,7 +133,7 @@ def test_what_cannot_be_scored(tmp_path: Path, brain: Path) -> None:
     part = save_scan(scan.undersample(mask), tmp_path / "part.npz")
     with pytest.raises(InputError, match=r"part\.npz.*undersampled"):
         list(reconstruct(part, recon.ZeroFilled(), None))
-    with pytest.raises(InputError, match="no coil maps.*rss"):
+    with pytest.raises(InputError, match=r"no coil maps.*rss"):
         list(reconstruct(brain, recon.ZeroFilled("rss"), MASK, reference="matched"))
     with pytest.raises(InputError, match="no such file"):
         reconstruct(tmp_path / "nothing.h5", recon.ZeroFilled(), None)
@@ -160,7 +160,9 @@ def row(volume: str, nmse: float) -> Row:
     return Row(volume, "sense", "rss", "full", 1, 8, 8, "random", 3.9, nmse, 30.0, 0.9, 1.0)
 
 
-def test_rows_are_written_and_summarised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_are_written_and_summarised(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = collect(iter([row("a", 0.1), row("b", 0.3)]), tmp_path / "s.csv")
     assert [p.name for p in tmp_path.iterdir()] == ["s.csv"]
     with (tmp_path / "s.csv").open() as stream:

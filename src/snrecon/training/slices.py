@@ -1,0 +1,137 @@
+"""Where slices of real scans come from: prepared volumes, or fastMRI files as they are."""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snrecon.data import NoiseModel, Scan
+from snrecon.errors import InputError, SnreconWarning
+from snrecon.io import load
+from snrecon.io.hdf5 import has_dataset, opened
+from snrecon.io.mapped import mapped_array
+from snrecon.training.prepare import INDEX, read_index
+from snrecon.training.volume import prepare_slice
+
+CACHE = 64
+"""Slices of a raw file kept in memory once their maps are estimated."""
+Part = tuple[Tensor, Tensor, Tensor]
+"""Whitened k-space and maps ``(coil, ky, kx)``, mask ``(ky, kx)``."""
+
+
+class Volume(Protocol):
+    """Slices of one scan, read when they are needed."""
+
+    name: str
+    slices: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(coil, ky, kx)``."""
+
+    def read(self, index: int) -> Part:
+        """One slice."""
+
+
+class PreparedVolume:
+    """A volume that ``snrecon prepare`` wrote; a slice is read without the others.
+
+    Raises:
+        InputError: if the file is missing or is not such a volume.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.name = self.path.name
+        kspace, maps = (mapped_array(path, name) for name in ("kspace", "maps"))
+        if kspace.ndim != 4 or maps.shape != kspace.shape or kspace.dtype.kind != "c":
+            raise InputError(f"{path}: this is not a prepared volume; run snrecon prepare again.")
+        self.slices = int(kspace.shape[0])
+        self.shape = tuple(int(n) for n in kspace.shape[1:])
+        self.mask = torch.from_numpy(np.array(mapped_array(path, "mask"))) != 0
+        covariance = torch.from_numpy(np.array(mapped_array(path, "noise_covariance")))
+        white = torch.equal(covariance, torch.eye(len(covariance), dtype=covariance.dtype))
+        self.noise = None if white else NoiseModel(covariance)
+
+    def read(self, index: int) -> Part:
+        kspace, maps = (torch.from_numpy(np.array(mapped_array(self.path, name)[index]))
+                        for name in ("kspace", "maps"))
+        if self.noise is not None:
+            kspace, maps = self.noise.whiten(kspace), self.noise.whiten(maps)
+        return kspace, maps, self.mask[index] if self.mask.ndim == 3 else self.mask
+
+
+class RawVolume:
+    """A fastMRI file: noise from the background of its middle slice, maps of each slice estimated
+    when it is first read. A slice without signal is replaced by the next that has some.
+
+    Raises:
+        InputError: if the file is not fastMRI's.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.name = self.path.name
+        with opened(path) as file:
+            if not has_dataset(file, "kspace"):
+                raise InputError(f"{path}: this is not a fastMRI file (a dataset 'kspace'); make "
+                                 "other formats ready with snrecon prepare.")
+            self.slices = int(file["kspace"].shape[0])
+        self._kept: OrderedDict[int, Part] = OrderedDict()
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self._scan(0, "identity").kspace.shape)
+
+    @cached_property
+    def noise(self) -> NoiseModel:
+        """Of the whole file."""
+        return self._scan(self.slices // 2, None).require_noise()
+
+    def read(self, index: int) -> Part:
+        if index not in self._kept:
+            self._kept[index] = self._prepared(index)
+            if len(self._kept) > CACHE:
+                self._kept.popitem(last=False)
+        return self._kept[index]
+
+    def _prepared(self, index: int) -> Part:
+        for step in range(self.slices):
+            scan = self._scan((index + step) % self.slices, "identity")
+            found = prepare_slice(replace(scan, noise=self.noise))
+            if found is not None:
+                return found[:3]
+        raise InputError(f"{self.path}: no slice shows any signal.")
+
+    def _scan(self, index: int, noise: str | None) -> Scan:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SnreconWarning)  # noise from the background
+            return load(self.path, slice=index, noise_covariance=noise)
+
+
+def open_volumes(path: str | Path, split: str = "train") -> list[Volume]:
+    """The volumes of ``split`` of a folder made by ``snrecon prepare``, or all fastMRI files of a
+    folder (or the one file).
+
+    Raises:
+        InputError: if there are none.
+    """
+    path = Path(path)
+    if (path / INDEX).is_file():
+        entries = [entry for entry in read_index(path) if entry["split"] == split]
+        if not entries:
+            raise InputError(f"{path}: none of its volumes is for {split}.")
+        return [PreparedVolume(path / entry["file"]) for entry in entries]
+    files = sorted(path.glob("*.h5")) if path.is_dir() else [path]
+    if not files:
+        raise InputError(f"{path}: this folder holds neither prepared volumes (index.json) nor "
+                         "fastMRI files (.h5); prepare other formats with snrecon prepare.")
+    return [RawVolume(file) for file in files]
