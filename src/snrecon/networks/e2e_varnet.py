@@ -8,6 +8,8 @@ the published weights were trained with this minus.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,6 +24,9 @@ from snrecon.physics.gram import varying_axes
 GRID = (-2, -1)
 MULTIPLE = 16
 """The U-Nets see images padded with zeros to a multiple of this, as published."""
+CALIBRATION_LIMIT = 24
+"""Most calibration lines along an undersampled axis that the sensitivity network is given, so that
+it sees coil images of one resolution. The published networks were given all."""
 
 
 class NormUnet(nn.Module):
@@ -122,10 +127,10 @@ class E2EVarNet(nn.Module):
         self.sens_net = SensitivityNetwork(sens_chans, sens_pools, drop)
         self.cascades = nn.ModuleList(Cascade(chans, pools, drop) for _ in range(unrolls))
 
-    @property
-    def smallest(self) -> int:
-        """Fewest voxels along an axis, padding counted in."""
-        return int(2 ** (max(self.pools, self.sens_pools) + 1))
+    def fits(self, grid: tuple[int, ...]) -> bool:
+        """Whether images ``(ky, kx)``, with their padding, are large enough for the poolings."""
+        coarsest = [-(-n // MULTIPLE) * MULTIPLE >> max(self.pools, self.sens_pools) for n in grid]
+        return min(coarsest) >= 1 and math.prod(coarsest) >= 2
 
     def predict(
         self, kspace: Tensor, mask: Tensor, calibration: Tensor
@@ -161,7 +166,7 @@ def _flat(mask: Tensor, shape: torch.Size) -> Tensor:
     return mask.expand(*shape[:-3], *shape[-2:]).reshape(-1, *shape[-2:])
 
 
-def calibration_samples(mask: Tensor, limit: int | None = None) -> Tensor:
+def calibration_samples(mask: Tensor, limit: int | None = CALIBRATION_LIMIT) -> Tensor:
     """The calibration samples of a mask, a block that is symmetric around the centre of k-space.
 
     Along an undersampled axis of which ``l`` lines before and ``r`` lines from the centre on are
@@ -169,7 +174,8 @@ def calibration_samples(mask: Tensor, limit: int | None = None) -> Tensor:
 
     Args:
         mask: Boolean ``(*grid)``.
-        limit: Most lines along an undersampled axis (along the first axis of a full mask).
+        limit: Most lines along an undersampled axis (along the first axis of a full mask); None
+            for all.
 
     Returns:
         Boolean ``(*grid)``.
@@ -184,7 +190,7 @@ def calibration_samples(mask: Tensor, limit: int | None = None) -> Tensor:
             "the sensitivity network needs calibration lines, but the centre of k-space is not "
             "sampled: use a mask with calibration lines, or a method that takes coil maps."
         ) from error
-    for axis in varying_axes(mask) or ((-mask.ndim,) if limit else ()):
+    for axis in varying_axes(mask) or ((-mask.ndim,) if limit is not None else ()):
         n, part = mask.shape[axis], region[axis]
         reach = min(n // 2 - part.start, part.stop - n // 2)
         if limit is not None:

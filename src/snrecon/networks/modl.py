@@ -8,6 +8,7 @@ batch have no meaning for a single scan.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -68,14 +69,16 @@ class MoDL(nn.Module):
         self.iterations, self.implicit = iterations, int(implicit)
         widths = [3, *[features] * (layers - 1), 2]
         self.cnn = nn.ModuleList(
-            nn.Conv2d(before, after, 3, padding=1) for before, after in zip(widths, widths[1:])
+            nn.Conv2d(before, after, 3, padding=1) for before, after in itertools.pairwise(widths)
         )
         for layer in self.cnn:
             assert isinstance(layer, nn.Conv2d)
             assert layer.bias is not None
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
-        nn.init.normal_(layer.weight, std=1e-3)  # starts close to CG-SENSE
+        last = self.cnn[-1]
+        assert isinstance(last, nn.Conv2d)
+        nn.init.normal_(last.weight, std=1e-3)  # starts as CG-SENSE drawn to the image before
         self.log_lamda = nn.Parameter(torch.tensor(math.log(INITIAL_LAMBDA)))
 
     @property

@@ -9,6 +9,8 @@ dependence is differentiated like everything else.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -59,10 +61,11 @@ class Unet(nn.Module):
         last = self.up_conv[-1]
         self.up_conv[-1] = nn.Sequential(last, nn.Conv2d(chans, out_chans, kernel_size=1))
 
-    @property
-    def smallest(self) -> int:
-        """Fewest voxels along an axis: two at the coarsest level, for one has no variance."""
-        return int(2 ** (self.pools + 1))
+    def fits(self, grid: tuple[int, ...]) -> bool:
+        """Whether images ``(ky, kx)`` are large enough: two voxels at the coarsest level, for one
+        has no variance."""
+        coarsest = [n >> self.pools for n in grid]
+        return min(coarsest) >= 1 and math.prod(coarsest) >= 2
 
     def forward(self, image: Tensor) -> Tensor:
         """``(batch, in_chans, ky, kx)`` real to ``(batch, out_chans, ky, kx)``."""

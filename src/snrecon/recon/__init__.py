@@ -6,42 +6,60 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from snrecon.recon.adapters import ImageModule, KspaceModule, direct_varnet, monai_varnet
     from snrecon.recon.base import Bound, Reconstructor
+    from snrecon.recon.e2e_varnet import E2EVarNet
     from snrecon.recon.grappa import Grappa
+    from snrecon.recon.modl import MoDL
     from snrecon.recon.partial_fourier import PartialFourier
     from snrecon.recon.registry import available, load
     from snrecon.recon.sense import Sense
     from snrecon.recon.tv import TotalVariation
+    from snrecon.recon.unet import UNet
     from snrecon.recon.varnet import VarNet
     from snrecon.recon.wavelet import WaveletL1
     from snrecon.recon.zero_filled import ZeroFilled
 
 _HOME = {
     "Bound": "base",
+    "E2EVarNet": "e2e_varnet",
     "Grappa": "grappa",
+    "ImageModule": "adapters",
+    "KspaceModule": "adapters",
+    "MoDL": "modl",
     "PartialFourier": "partial_fourier",
     "Reconstructor": "base",
     "Sense": "sense",
     "TotalVariation": "tv",
+    "UNet": "unet",
     "VarNet": "varnet",
     "WaveletL1": "wavelet",
     "ZeroFilled": "zero_filled",
     "available": "registry",
+    "direct_varnet": "adapters",
     "load": "registry",
+    "monai_varnet": "adapters",
 }
 
 __all__ = [
     "Bound",
+    "E2EVarNet",
     "Grappa",
+    "ImageModule",
+    "KspaceModule",
+    "MoDL",
     "PartialFourier",
     "Reconstructor",
     "Sense",
     "TotalVariation",
+    "UNet",
     "VarNet",
     "WaveletL1",
     "ZeroFilled",
     "available",
+    "direct_varnet",
     "load",
+    "monai_varnet",
 ]
 
 

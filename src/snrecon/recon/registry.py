@@ -17,7 +17,10 @@ _METHODS: dict[str, tuple[str, str, str | None]] = {
     "grappa": ("grappa", "Grappa", None),
     "tv": ("tv", "TotalVariation", None),
     "wavelet": ("wavelet", "WaveletL1", "wavelet"),
+    "unet": ("unet", "UNet", "weights"),
     "varnet": ("varnet", "VarNet", "weights"),
+    "e2e_varnet": ("e2e_varnet", "E2EVarNet", "weights"),
+    "modl": ("modl", "MoDL", "weights"),
 }
 _WITH_LAMBDA = ("sense", "tv", "wavelet")
 
@@ -33,7 +36,7 @@ def load(name: str, lamda: float | None = None, **options: Any) -> Reconstructor
     Args:
         name: A method of :func:`available`, with its variant after a colon: ``"zero_filled:rss"``,
             ``"partial_fourier:pocs"``, ``"wavelet:sym4"``, ``"varnet:brain"``, or a weights file,
-            ``"varnet:path.safetensors"``.
+            ``"varnet:path.safetensors"``, ``"e2e_varnet:published.pt"``.
         lamda: Weight of the penalty, for the methods that have one.
         options: Further settings of the method's class.
 

@@ -1,0 +1,65 @@
+"""MoDL bound to a scan."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from snrecon.data import Scan
+from snrecon.errors import InputError
+from snrecon.networks.modl import MoDL as Network
+from snrecon.recon.base import Bound, Reconstructor
+from snrecon.recon.own_network import fitted, named_network
+from snrecon.recon.snr_units import SnrUnits
+
+
+class MoDL(Reconstructor):
+    """Model-based deep learning (Aggarwal et al. 2019) on whitened 2D data with coil maps.
+
+    Units, normalisation and what is frozen are those of :class:`snrecon.recon.varnet.VarNet`: the
+    image is the object in the units of the maps, exactly zero where all maps are.
+
+    Args:
+        weights: Name of shipped weights, path of a ``.safetensors`` file, or a network of one's own
+            with the interface of :class:`snrecon.networks.modl.MoDL`.
+        implicit: Solve the linear systems to rounding and differentiate their solution, instead of
+            a fixed number of steps; None: as the weights were trained.
+
+    Raises:
+        InputError: for unknown or damaged weights, ``implicit`` with a network that has no such
+            choice, and (when bound) a 3D grid or a scan whose noise is not known.
+    """
+
+    name = "modl"
+
+    def __init__(
+        self, weights: str | Path | nn.Module = "brain", implicit: bool | None = None
+    ) -> None:
+        self.weights, network = named_network(self.name, weights)
+        if implicit is not None:
+            if not hasattr(network, "implicit"):
+                raise InputError("this network has no choice of implicit solving: leave it out.")
+            network = copy.deepcopy(network)
+            setattr(network, "implicit", int(implicit))  # noqa: B010
+        self.implicit, self._network = implicit, network
+
+    def bind(self, scan: Scan, generator: torch.Generator | None = None) -> Bound:
+        """k-space ``(..., coil, ky, kx)`` to image ``(..., ky, kx)``."""
+        units = SnrUnits.of(scan, self.name)
+        network = cast(Network, fitted(self._network, units.normalised))
+        gram = units.gram
+
+        def function(kspace: Tensor) -> Tensor:
+            return network(units.adjoint(kspace), gram, units.support) * units.inverse
+
+        return Bound(
+            function,
+            self.name,
+            frozen=units.model.frozen,
+            maps=units.model.maps,
+            details={"weights": self.weights, "maps": units.model.maps_source},
+        )

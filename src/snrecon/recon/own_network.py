@@ -1,0 +1,72 @@
+"""The network of a learned reconstruction, and whether a scan suits it."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from snrecon.data import Scan
+from snrecon.errors import InputError
+from snrecon.networks.convert import convert, is_torch_file
+from snrecon.networks.store import load_weights
+
+
+def require_plane(scan: Scan, method: str) -> None:
+    """InputError for a 3D grid."""
+    if len(scan.grid) != 2:
+        raise InputError(
+            f"{scan.source}: {method} reconstructs 2D slices, not a 3D grid of "
+            f"{'x'.join(map(str, scan.grid))}; transform the fully sampled axis to slices, or "
+            "use sense, tv or wavelet."
+        )
+
+
+def require_size(network: nn.Module, grid: tuple[int, ...], scan: Scan, method: str) -> None:
+    """InputError if a network that pools says that ``grid`` is too small for it."""
+    fits = getattr(network, "fits", None)
+    if fits is not None and not fits(grid):
+        raise InputError(
+            f"{scan.source}: an image of {'x'.join(map(str, grid))} voxels is too small for the "
+            f"poolings of this {method}; use a network with fewer, or sense, tv or wavelet."
+        )
+
+
+def named_network(method: str, weights: str | Path | nn.Module) -> tuple[str, nn.Module]:
+    """What to call the weights, and the network: the user's own, that of a published torch file
+    (``.pt``, ``.pth``, ``.ckpt``), or that of a ``.safetensors`` file or a shipped name.
+
+    Raises:
+        InputError: for unknown or damaged weights.
+    """
+    if isinstance(weights, nn.Module):
+        return type(weights).__name__, weights
+    if is_torch_file(weights):
+        return str(weights), convert(method, weights)
+    return str(weights), load_weights(method, weights)
+
+
+def fitted(network: nn.Module, like: Tensor) -> nn.Module:
+    """The network where ``like`` is; a copy in double precision for complex128."""
+    network = network.to(device=like.device)
+    if like.dtype == torch.complex128:
+        network = copy.deepcopy(network).double()
+    return network
+
+
+def centre_crop(image: Tensor, shape: tuple[int, int]) -> Tensor:
+    """The central ``shape`` of the last two axes, as fastMRI crops.
+
+    Raises:
+        InputError: if the image is smaller.
+    """
+    rows, columns = image.shape[-2:]
+    if not (0 < shape[0] <= rows and 0 < shape[1] <= columns):
+        raise InputError(
+            f"an image of {rows}x{columns} voxels has no centre of {shape[0]}x{shape[1]}; give a "
+            "smaller crop."
+        )
+    top, left = (rows - shape[0]) // 2, (columns - shape[1]) // 2
+    return image[..., top : top + shape[0], left : left + shape[1]]

@@ -1,0 +1,135 @@
+"""fastMRI's U-Net bound to a scan: on complex images, or on magnitude images as published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from snrecon.data import Scan
+from snrecon.errors import InputError
+from snrecon.networks.convert import is_torch_file
+from snrecon.networks.unet import complex_unet, magnitude_unet
+from snrecon.recon.base import Bound, Reconstructor
+from snrecon.recon.own_network import (
+    centre_crop,
+    fitted,
+    named_network,
+    require_plane,
+    require_size,
+)
+from snrecon.recon.snr_units import SnrUnits
+from snrecon.recon.zero_filled import root_sum_of_squares
+
+Combine = Literal["matched", "rss"]
+
+
+class UNet(Reconstructor):
+    """Post-processing of the zero-filled image by a U-Net (Zbontar et al., arXiv:1811.08839).
+
+    Which of two variants it is stands in the weights:
+
+    - two channels: the complex matched-filter image in SNR units (see
+      :class:`snrecon.recon.varnet.VarNet`), to a complex image, the object in the units of the
+      maps, exactly zero where all maps are;
+    - one channel: a magnitude image, its mean and standard deviation normalised and cut at +-6 of
+      them, to a real image. With ``combine="matched"`` that is the modulus of the image above;
+      with ``"rss"`` the root sum of squares of the coils as stored, which needs neither maps nor
+      noise.
+
+    Every normalisation is differentiated, so that noise anywhere moves the whole image a little;
+    coil maps estimated from the data are frozen.
+
+    Args:
+        weights: Name of shipped weights, path of a ``.safetensors`` file or of a published torch
+            file (``.pt``), or a network of one's own ``(batch, chans, ky, kx)`` to the same, with
+            an attribute ``in_chans`` of 1 or 2.
+        combine: How coils are combined; None is ``"rss"`` for published weights, else
+            ``"matched"``.
+        published: As the published weights want it: root sum of squares of the coils as stored,
+            with the readout along the rows. None: if the weights are a torch file.
+        crop: ``(rows, columns)`` of the image's centre that the network sees and returns, as
+            fastMRI crops before the network; for ``"rss"`` only. None: all of it.
+
+    Raises:
+        InputError: for unknown or damaged weights or options that do not go together, and (when
+            bound) a 3D grid, an image too small for the poolings, or, unless ``"rss"``, a scan
+            whose noise is not known.
+    """
+
+    name = "unet"
+
+    def __init__(
+        self,
+        weights: str | Path | nn.Module = "brain",
+        combine: Combine | None = None,
+        published: bool | None = None,
+        crop: tuple[int, int] | None = None,
+    ) -> None:
+        self.weights, self._network = named_network(self.name, weights)
+        if published is None:
+            published = not isinstance(weights, nn.Module) and is_torch_file(weights)
+        self.published = published
+        if combine not in (None, "matched", "rss"):
+            raise InputError(f"unet combines coils by 'matched' or 'rss', not {combine!r}.")
+        self.combine: Combine = combine or ("rss" if published else "matched")
+        self.crop = crop
+        channels = getattr(self._network, "in_chans", None)
+        if channels not in (1, 2) or getattr(self._network, "out_chans", channels) != channels:
+            raise InputError(
+                "unet needs a network of one channel (magnitude images) or two (complex images), "
+                "in and out, said by its attribute in_chans."
+            )
+        self._complex = channels == 2
+        if self._complex and (published or self.combine == "rss"):
+            raise InputError(
+                "this U-Net takes complex images, so the coils are combined by 'matched'; root sum "
+                "of squares and the published form are for networks of one channel."
+            )
+        if crop is not None and self.combine != "rss":
+            raise InputError("unet crops images of combine='rss' only.")
+        if published and self.combine != "rss":
+            raise InputError("published U-Nets take images of combine='rss'.")
+
+    def bind(self, scan: Scan, generator: torch.Generator | None = None) -> Bound:
+        """k-space ``(..., coil, ky, kx)`` to image ``(..., ky, kx)``, real or complex."""
+        require_plane(scan, self.name)
+        require_size(self._network, self.crop or scan.grid, scan, self.name)
+        network = fitted(self._network, scan.kspace)
+        details = {"weights": self.weights, "images": "complex" if self._complex else "magnitude"}
+        if self.combine == "rss":
+            function = self._root_sum_of_squares(network, scan)
+            return Bound(function, self.name, details={**details, "combine": "rss"})
+        units = SnrUnits.of(scan, self.name)
+
+        def function_of_matched(kspace: Tensor) -> Tensor:
+            z = units.adjoint(kspace)
+            if self._complex:
+                return complex_unet(network, z, units.support) * units.inverse
+            return magnitude_unet(network, z.abs()) * units.inverse
+
+        return Bound(
+            function_of_matched,
+            self.name,
+            frozen=units.model.frozen,
+            maps=units.model.maps,
+            details={**details, "maps": units.model.maps_source},
+        )
+
+    def _root_sum_of_squares(self, network: nn.Module, scan: Scan) -> Callable[[Tensor], Tensor]:
+        mask, crop = scan.sampled, self.crop
+        if crop is not None:
+            centre_crop(scan.kspace, crop)  # complains now, not later
+
+        def function(kspace: Tensor) -> Tensor:
+            image = root_sum_of_squares(kspace, mask)
+            if crop is not None:
+                image = centre_crop(image, crop)
+            if self.published:
+                return magnitude_unet(network, image.mT).mT
+            return magnitude_unet(network, image)
+
+        return function

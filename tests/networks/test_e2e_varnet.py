@@ -1,0 +1,226 @@
+"""E2E-VarNet: names, values against real arithmetic spelt out, calibration lines, derivatives."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from derivatives import check_derivatives, draw
+from torch.nn import functional
+
+from snrecon.errors import InputError
+from snrecon.networks.e2e_varnet import E2EVarNet, NormUnet, calibration_samples
+
+GRID = (14, 11)
+
+
+def network(unrolls: int = 2, seed: int = 3) -> E2EVarNet:
+    torch.manual_seed(seed)
+    built = E2EVarNet(unrolls, 3, 2, 2, 2).double().requires_grad_(False)
+    for i, cascade in enumerate(built.cascades):
+        cascade.dc_weight.fill_(0.7 + 0.4 * i)
+    return built
+
+
+def line_mask(grid: tuple[int, int] = GRID) -> torch.Tensor:
+    lines = torch.arange(grid[0]) % 3 == 0
+    lines[grid[0] // 2 - 2 : grid[0] // 2 + 2] = True
+    return lines[:, None].expand(grid).clone()
+
+
+def test_names_are_the_published_ones():
+    names = set(network(3).state_dict())
+    assert {n for n in names if "unet" not in n} == {f"cascades.{i}.dc_weight" for i in range(3)}
+    inner = {n.partition(".unet.")[0] for n in names if "unet" in n}
+    assert inner == {"sens_net.norm_unet", *(f"cascades.{i}.model" for i in range(3))}
+
+
+def test_the_published_size():
+    """29.9 million parameters, 12 cascades of 18 channels and a sensitivity network of 8."""
+    with torch.device("meta"):
+        published = E2EVarNet()
+    assert round(sum(p.numel() for p in published.parameters()) / 1e5) == 299
+
+
+# fastMRI's arithmetic on pairs of real numbers, (batch, coil, ky, kx, 2)
+def pairs(x: torch.Tensor) -> torch.Tensor:
+    return torch.view_as_real(x)
+
+
+def transform(x: torch.Tensor, inverse: bool) -> torch.Tensor:
+    """Centred DFT by matrices."""
+    y = torch.view_as_complex(x.contiguous())
+    for axis in (-2, -1):
+        n = y.shape[axis]
+        k = torch.arange(n, dtype=torch.float64) - n // 2
+        angle = (2 if inverse else -2) * math.pi * torch.outer(k, k) / n
+        matrix = torch.polar(torch.full_like(angle, n**-0.5), angle)
+        y = (matrix @ y) if axis == -2 else (y @ matrix.T)
+    return torch.view_as_real(y)
+
+
+def multiply(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    real = a[..., 0] * b[..., 0] - a[..., 1] * b[..., 1]
+    return torch.stack([real, a[..., 0] * b[..., 1] + a[..., 1] * b[..., 0]], -1)
+
+
+def conjugate(a: torch.Tensor) -> torch.Tensor:
+    return torch.stack([a[..., 0], -a[..., 1]], -1)
+
+
+def norm_unet(module: NormUnet, x: torch.Tensor) -> torch.Tensor:
+    """``(batch, 1, ky, kx, 2)``."""
+    x = x[:, 0].permute(0, 3, 1, 2)
+    mean = x.flatten(2).mean(2)[:, :, None, None]
+    deviation = x.flatten(2).std(2)[:, :, None, None]
+    height, width = x.shape[-2:]
+    tall, wide = math.ceil(height / 16) * 16, math.ceil(width / 16) * 16
+    top, left = (tall - height) // 2, (wide - width) // 2
+    padded = functional.pad(
+        (x - mean) / deviation, (left, wide - width - left, top, tall - height - top)
+    )
+    y = module.unet(padded)[..., top : top + height, left : left + width]
+    return (y * deviation + mean).permute(0, 2, 3, 1)[:, None]
+
+
+def test_values_equal_the_published_arithmetic():
+    """Every step on pairs of reals, the sign of the last term as in the published code."""
+    model, mask = network(), line_mask()
+    k0 = draw((3, *GRID), torch.complex128, 1) * mask
+    calibration = torch.zeros(GRID, dtype=torch.bool)
+    calibration[5:9] = True
+    assert torch.equal(calibration, calibration_samples(mask))
+    measured = pairs(k0)[None]
+    coil_images = transform(measured * calibration[..., None], True)
+    maps = norm_unet(model.sens_net.norm_unet, coil_images.transpose(0, 1)).transpose(0, 1)
+    maps = maps / (maps**2).sum(-1).sum(1).sqrt()[:, None, ..., None]
+    k = measured.clone()
+    for cascade in model.cascades:
+        image = multiply(transform(k, True), conjugate(maps)).sum(1, keepdim=True)
+        refined = norm_unet(cascade.model, image)
+        soft = torch.where(mask[..., None], k - measured, 0.0) * cascade.dc_weight
+        k = k - soft - transform(multiply(refined, maps), False)
+    predicted, ours = model.predict(k0, mask, calibration)
+    torch.testing.assert_close(pairs(ours), maps[0], rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(pairs(predicted), k[0], rtol=1e-8, atol=1e-9)
+    image = multiply(transform(k, True), conjugate(maps)).sum(1)[0]
+    torch.testing.assert_close(
+        pairs(model(k0, mask, calibration)), image, rtol=1e-8, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("grid", [(14, 11), (16, 18)])
+def test_derivatives(grid):
+    model, mask = network(), line_mask(grid)
+    calibration = calibration_samples(mask)
+    k = draw((3, *grid), torch.complex128, 2)
+    check_derivatives(lambda y: model(y, mask, calibration), k)
+    check_derivatives(lambda y: model.predict(y, mask, calibration)[1], k)  # the maps themselves
+
+
+def test_maps_see_the_calibration_lines_only():
+    model, mask = network(), line_mask()
+    calibration = calibration_samples(mask)
+    k = draw((3, *GRID), torch.complex128, 4)
+    other = k + draw((3, *GRID), torch.complex128, 5) * ~calibration
+    _, maps = model.predict(k, mask, calibration)
+    _, again = model.predict(other, mask, calibration)
+    assert torch.equal(maps, again)
+    power = maps.abs().square().sum(0)
+    torch.testing.assert_close(power, torch.ones_like(power))
+    assert not torch.allclose(model(k, mask, calibration), model(other, mask, calibration))
+
+
+def test_a_factor_on_kspace_is_a_factor_on_the_image():
+    model, mask = network(), line_mask()
+    calibration = calibration_samples(mask)
+    k = draw((3, *GRID), torch.complex128, 6)
+    for factor in (1e-5, 1e4):
+        torch.testing.assert_close(
+            model(factor * k, mask, calibration) / factor, model(k, mask, calibration),
+            rtol=1e-8, atol=1e-9,
+        )  # fmt: skip
+
+
+def test_each_item_of_a_batch_has_its_own_mask():
+    model = network()
+    masks = torch.stack([line_mask(), line_mask().roll(1, 0)])
+    calibrations = torch.stack([calibration_samples(m) for m in masks])
+    k = draw((2, 3, *GRID), torch.complex128, 7)
+    together = model(k, masks, calibrations)
+    for i in range(2):
+        torch.testing.assert_close(
+            together[i], model(k[i], masks[i], calibrations[i]), rtol=1e-9, atol=1e-10
+        )
+
+
+def test_zero_data_give_zero_and_no_nan():
+    model, mask = network(), line_mask()
+    calibration = calibration_samples(mask)
+    zero = torch.zeros(3, *GRID, dtype=torch.complex128)
+    assert bool((model(zero, mask, calibration) == 0).all())
+    one_coil = draw((3, *GRID), torch.complex128, 8)
+    one_coil[1] = 0  # a dead coil
+    _, tangent = torch.func.jvp(
+        lambda y: model(y, mask, calibration), (one_coil,), (torch.ones_like(one_coil),)
+    )
+    assert bool(torch.isfinite(torch.view_as_real(tangent)).all())
+
+
+def test_single_precision():
+    model, mask = network(), line_mask()
+    calibration = calibration_samples(mask)
+    k = draw((3, *GRID), torch.complex128, 9)
+    single = network().float()(k.to(torch.complex64), mask, calibration)
+    assert single.dtype == torch.complex64
+    torch.testing.assert_close(
+        single.to(k.dtype), model(k, mask, calibration), rtol=1e-2, atol=1e-3
+    )
+
+
+def fastmri_count(lines: torch.Tensor) -> int:
+    """Low frequencies of a mask ``(width,)`` as fastMRI counts them."""
+    centre = len(lines) // 2
+    left = right = 0
+    while left < centre and lines[centre - 1 - left]:
+        left += 1
+    while right < len(lines) - centre and lines[centre + right]:
+        right += 1
+    return max(2 * min(left, right), 1)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_calibration_lines_are_counted_as_fastmri_counts(seed):
+    rng = torch.Generator().manual_seed(seed)
+    lines = torch.rand(20, generator=rng) < 0.5
+    lines[10] = True
+    lines[10 - seed % 5 : 10 + (seed + 1) % 5] = True
+    mask = lines[:, None].expand(20, 6)
+    found = calibration_samples(mask, limit=None)
+    count = fastmri_count(lines)
+    start = (20 - count + 1) // 2  # of an even width
+    wanted = torch.zeros(20, dtype=torch.bool)
+    wanted[start : start + count] = True
+    assert torch.equal(found, wanted[:, None].expand(20, 6))
+
+
+def test_calibration_of_other_masks():
+    full = torch.ones(20, 40, dtype=torch.bool)
+    assert bool(calibration_samples(full, limit=None).all())
+    few = calibration_samples(full, limit=6)
+    assert torch.equal(few, (torch.arange(20) - 9.5).abs()[:, None].expand(20, 40) < 3)
+    plane = torch.zeros(20, 20, dtype=torch.bool)
+    plane[7:13, 6:15] = True
+    plane[::4, ::4] = True
+    block = torch.zeros_like(plane)
+    block[7:13, 6:14] = True
+    assert torch.equal(calibration_samples(plane), block)
+    with pytest.raises(InputError, match="calibration lines"):
+        calibration_samples(torch.arange(20)[:, None].expand(20, 20) % 20 == 1)
+
+
+def test_what_fits():
+    assert E2EVarNet(1, 2, 4, 2, 4).fits((17, 5))
+    assert not E2EVarNet(1, 2, 4, 2, 4).fits((16, 16))
+    assert E2EVarNet(1, 2, 3, 2, 3).fits((8, 8))
