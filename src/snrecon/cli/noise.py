@@ -17,6 +17,7 @@ from snrecon.cli.options import (
     load_method,
     load_scan,
     non_negative,
+    positive,
 )
 from snrecon.cli.progress import Progress
 from snrecon.errors import InputError
@@ -46,6 +47,10 @@ def add(commands: Any) -> None:
         "--state", metavar="FILE", type=Path,
         help="keep the work here: an interrupted run continues, states of other seeds merge",
     )  # fmt: skip
+    group.add_argument(
+        "--dither", metavar="FRACTION", type=positive,
+        help="also save a copy of the image with noise of FRACTION times sigma added, for display",
+    )  # fmt: skip
     parser.add_argument(
         "--out", metavar="FILE", type=Path, required=True, help=".h5, .npz, .nii.gz or .cfl"
     )
@@ -59,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
         output.writable(args.state, [args.scan, args.out], "--state")
     recon = load_command(args) if args.method is None else load_method(args)
     scan = load_scan(args)
-    from snrecon.noise import noise_map
+    from snrecon.noise import dither, noise_map
 
     with Progress(args.method or "external command") as progress:
         result = noise_map(
@@ -72,6 +77,8 @@ def run(args: argparse.Namespace) -> None:
             progress=progress,
             state=args.state,
         )
+    if args.dither is not None:
+        result = dither(result, args.dither, seed=args.seed)
     started = time.time()
     result.save(out)
     from snrecon.report.result_text import describe_repetitions, describe_result

@@ -49,6 +49,9 @@ class NoiseMap:
     covariance: Tensor | None = None
     """``(3, ...)`` real: Var of the component along the image's phase, Var of the component across
     it, and their covariance: the 2x2 covariance of ``conj(u) dx``, (image units)^2."""
+    dithered: Tensor | None = None
+    """A copy of the image with noise added for display (:func:`snrecon.noise.dither`); nothing else
+    belongs to it."""
     estimator: str = ""
     """``analytic``, ``exact``, ``sketch`` or ``replicas``."""
     passes: float = 0.0
@@ -87,7 +90,7 @@ class NoiseMap:
     def scale(self, factor: float) -> NoiseMap:
         """The same result for an image multiplied by a real ``factor`` (of either sign).
 
-        Image, sigma, sigma_complex, standard error and covariance follow; SNR, g-factor and
+        Images, sigma, sigma_complex, standard error and covariance follow; SNR, g-factor and
         phase noise do not change.
         """
         size = abs(factor)
@@ -100,6 +103,7 @@ class NoiseMap:
             sigma_complex=self.sigma_complex * size,
             standard_error=None if self.standard_error is None else self.standard_error * size,
             covariance=None if self.covariance is None else self.covariance * factor**2,
+            dithered=None if self.dithered is None else self.dithered * factor,
             units=self.units if factor == 1 else f"{factor:g} x ({self.units})",
         )
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from snrecon.errors import MissingExtraError
-from snrecon.io.record import Record
+from snrecon.io.record import IMAGES, Record
 from snrecon.io.staging import Staging
 
 _DESCRIPTIONS = {
     "image": "magnitude of the image",
+    "dithered": "magnitude of the image with noise added for display; see details",
     "sigma": "standard deviation of the magnitude image to first order",
     "sigma_complex": "sqrt(E|dx|^2), standard deviation of the complex image",
     "sigma_phase": "standard deviation of the phase image",
@@ -43,7 +44,7 @@ def write_nifti(record: Record, base: Path, ending: str, staging: Staging) -> No
     for name, array in record.arrays.items():
         if name not in _DESCRIPTIONS:
             continue
-        values = np.abs(array) if name == "image" else array
+        values = np.abs(array) if name in IMAGES else array
         volume = values.astype(np.float32).transpose(tuple(range(values.ndim))[::-1])
         image = nibabel.Nifti1Image(volume, affine)
         # Code 1: scanner coordinates. Code 2: some coordinates, where the scan says nothing.

@@ -17,6 +17,8 @@ from snrecon.errors import InputError
 
 MAPS = ("sigma", "sigma_complex", "sigma_phase", "snr", "g_factor", "standard_error")
 """Real maps in the order in which they are written; those that do not exist are left out."""
+IMAGES = ("image", "dithered")
+"""Complex arrays; their magnitude is what NIfTI gets."""
 _RATIOS = ("sigma_phase", "snr", "g_factor")
 
 
@@ -25,7 +27,8 @@ class Record:
     """Arrays and attributes of a result, checked and ready to be written."""
 
     arrays: dict[str, np.ndarray]
-    """``image`` complex64 and real float32 maps of the same shape; ``covariance`` ``(3, ...)``."""
+    """``image`` and ``dithered`` complex64 and real float32 maps of the same shape; ``covariance``
+    ``(3, ...)``."""
     attributes: dict[str, Any]
     """Text, numbers, booleans and tuples of text."""
     geometry: Geometry | None = None
@@ -56,6 +59,10 @@ def from_noise_map(result: NoiseMap) -> Record:
             )
         void = zero | (arrays["sigma"] == 0) if name in _RATIOS else zero
         arrays[name] = _checked(_numpy(tensor, np.float32), void, name)
+    if result.dithered is not None:
+        arrays["dithered"] = _checked(_numpy(result.dithered, np.complex64), zero, "dithered")
+        if arrays["dithered"].shape != image.shape:
+            raise ValueError("the dithered image does not have the shape of the image.")
     if result.covariance is not None:
         # Squares of small numbers leave float32 early, so the covariance keeps its precision.
         kept = np.float64 if result.covariance.dtype == torch.float64 else np.float32
@@ -119,23 +126,25 @@ def to_noise_map(arrays: dict[str, np.ndarray], attributes: dict[str, Any], name
     if image.dtype.kind != "c" or image.ndim not in (2, 3) or image.size == 0:
         raise InputError(f"{name}: the image is {image.dtype} of shape {image.shape}.")
     tensors: dict[str, Tensor] = {}
-    for key in ("image", *MAPS, "covariance"):
+    for key in ("image", "dithered", *MAPS, "covariance"):
         if key not in arrays:
             continue
         array = arrays[key]
         shape = (3, *image.shape) if key == "covariance" else image.shape
-        if array.shape != shape or (key != "image" and array.dtype.kind != "f"):
+        kinds = "c" if key in IMAGES else "f"
+        if array.shape != shape or array.dtype.kind != kinds:
             raise InputError(
                 f"{name}: '{key}' is {array.dtype} of shape {array.shape}, but {shape} is needed."
             )
         if not np.isfinite(array).all():
             raise InputError(f"{name}: '{key}' contains NaN or infinite values.")
-        kept: Any = np.complex64 if key == "image" else np.float32
+        kept: Any = np.complex64 if key in IMAGES else np.float32
         if key == "covariance" and array.dtype.itemsize == 8:
             kept = np.float64
         tensors[key] = torch.from_numpy(np.array(array, dtype=kept, order="C"))
     if bool(attributes.get("real_image", False)):
-        tensors["image"] = tensors["image"].real.contiguous()
+        for key in set(IMAGES) & set(tensors):
+            tensors[key] = tensors[key].real.contiguous()
     reader = _Attributes(attributes, name)
     defaults = {f: NoiseMap.__dataclass_fields__[f].default for f in ("convention", "units")}
     layout = reader.text("layout", "grid")

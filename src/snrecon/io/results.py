@@ -14,9 +14,9 @@ from snrecon.io import npy
 from snrecon.io.hdf5 import attributes, has_dataset, opened, read_dataset, read_text
 from snrecon.io.limits import regular_file
 from snrecon.io.npz import Archive
-from snrecon.io.record import MAPS, Record, to_noise_map
+from snrecon.io.record import IMAGES, MAPS, Record, to_noise_map
 
-ARRAYS = ("image", *MAPS, "covariance")
+ARRAYS = (*IMAGES, *MAPS, "covariance")
 _TEXTS = ("estimator", "convention", "method", "units", "layout", "geometry", "details")
 _NUMBERS = ("passes", "seed", "acceleration", "real_image")
 _ATTRIBUTE_BYTES = 60_000

@@ -24,11 +24,11 @@ ENDINGS = (".h5", ".hdf5", ".npz", ".nii.gz", ".nii", ".cfl")
 def save(result: NoiseMap, path: str | Path) -> None:
     """Write image, noise maps and metadata.
 
-    - ``.h5`` (``.hdf5``): datasets ``image`` complex64, ``sigma``, ``sigma_complex``,
-      ``sigma_phase``, ``snr``, ``g_factor``, ``standard_error`` float32, and ``covariance``; those
-      that do not exist are absent; attributes ``estimator``, ``passes``, ``seed``, ``convention``,
-      ``frozen``, ``method``, ``units``, ``acceleration``, ``snrecon_version``, ``layout``,
-      ``geometry`` and ``details`` (JSON);
+    - ``.h5`` (``.hdf5``): datasets ``image`` (and ``dithered``) complex64, ``sigma``,
+      ``sigma_complex``, ``sigma_phase``, ``snr``, ``g_factor``, ``standard_error`` float32, and
+      ``covariance``; those that do not exist are absent; attributes ``estimator``, ``passes``,
+      ``seed``, ``convention``, ``frozen``, ``method``, ``units``, ``acceleration``,
+      ``snrecon_version``, ``layout``, ``geometry`` and ``details`` (JSON);
     - ``.npz``: the same names;
     - ``NAME.nii.gz`` (``.nii``): ``NAME_image.nii.gz`` (magnitude), ``NAME_sigma.nii.gz``, ...,
       with JSON sidecars;

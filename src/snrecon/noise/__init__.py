@@ -1,6 +1,7 @@
 """Noise maps of reconstructions, and what else Jacobian products can tell about noise."""
 
 from snrecon.noise.analytic import pruessmann_g
+from snrecon.noise.dither import dither
 from snrecon.noise.estimate import ESTIMATORS, noise_map
 from snrecon.noise.functionals import RegionNoise, attribution, local_response, psf, roi
 from snrecon.noise.intervals import sigma_interval
@@ -15,6 +16,7 @@ __all__ = [
     "RegionNoise",
     "RepetitionCheck",
     "attribution",
+    "dither",
     "linearity_check",
     "local_response",
     "merge",
