@@ -11,6 +11,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from snrecon.errors import InputError
 
+SCHEMES = ("supervised", "ssdu", "noise2recon", "vortex")
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -104,6 +106,32 @@ class TrainerConfig:
 
 
 @dataclass(frozen=True)
+class SSDUConfig:
+    """Scheme ``ssdu``: which samples are predicted from the others."""
+
+    share: float = 0.4
+    """Share of the samples."""
+    split: str = "uniform"
+    """``uniform``, or ``gaussian``: denser towards the centre of k-space."""
+
+
+@dataclass(frozen=True)
+class ConsistencyConfig:
+    """Schemes ``noise2recon`` and ``vortex``: what disturbed measurements must agree on."""
+
+    labelled: float = 0.25
+    """Share of the images whose fully sampled measurement is known."""
+    weight: float = 0.1
+    """Weight of the consistency term."""
+    sigma: list[float] = field(default_factory=lambda: [0.2, 0.5])
+    """Range of the added noise, relative to the root mean square of the zero-filled image."""
+    motion: float = 1.0
+    """``vortex``: largest shift between shots, voxels."""
+    shots: int = 4
+    """``vortex``: shots that the lines are spread over."""
+
+
+@dataclass(frozen=True)
 class OutputConfig:
     """Where results go."""
 
@@ -120,6 +148,8 @@ class Config:
     scheme: str = "supervised"
     simulation: SimulationConfig = field(default_factory=SimulationConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    ssdu: SSDUConfig = field(default_factory=SSDUConfig)
+    consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
 
@@ -153,20 +183,27 @@ def check(config: Config, name: str = "configuration") -> None:
     from snrecon.physics.masks import MASK_KINDS
 
     simulation, trainer = config.simulation, config.trainer
-    _one_of(name, "scheme", config.scheme, ("supervised",))
+    _one_of(name, "scheme", config.scheme, SCHEMES)
+    _one_of(name, "ssdu.split", config.ssdu.split, ("gaussian", "uniform"))
     _one_of(name, "network.name", config.network.name, ("varnet",))
     _one_of(name, "simulation.target", simulation.target, ("reference", "clean"))
     _one_of(name, "trainer.precision", trainer.precision, ("auto", "float32", "bfloat16"))
     for kind in simulation.kinds:
         _one_of(name, "simulation.kinds", kind, MASK_KINDS)
-    for key in ("calibration", "coils", "snr"):
-        pair = getattr(simulation, key)
+    pairs = {f"simulation.{key}": getattr(simulation, key)
+             for key in ("calibration", "coils", "snr")}
+    for key, pair in {**pairs, "consistency.sigma": config.consistency.sigma}.items():
         if len(pair) != 2 or not 0 < pair[0] <= pair[1]:
-            raise InputError(f"{name}: simulation.{key} must be two rising positive numbers.")
+            raise InputError(f"{name}: {key} must be two rising positive numbers.")
     if any(len(grid) != 2 or min(grid) < 16 for grid in simulation.grids):
         raise InputError(f"{name}: simulation.grids must be pairs (ky, kx) of at least 16 points.")
-    if not 0 <= simulation.shapes <= 1:
-        raise InputError(f"{name}: simulation.shapes must lie between 0 and 1.")
+    shares = {"simulation.shapes": simulation.shapes, "ssdu.share": config.ssdu.share,
+              "consistency.labelled": config.consistency.labelled}
+    for key, share in shares.items():
+        if not 0 <= share <= 1:
+            raise InputError(f"{name}: {key} must lie between 0 and 1.")
+    if not 0 < config.ssdu.share < 1:
+        raise InputError(f"{name}: ssdu.share must lie between 0 and 1, both excluded.")
     if any(r < 1 for r in simulation.accelerations):
         raise InputError(f"{name}: simulation.accelerations must be at least 1.")
     lists = {"data.images": config.data.images, "simulation.grids": simulation.grids,
@@ -178,7 +215,9 @@ def check(config: Config, name: str = "configuration") -> None:
     positive = {"trainer.batch": trainer.batch, "trainer.interval": trainer.interval,
                 "trainer.learning_rate": trainer.learning_rate, "trainer.clip": trainer.clip,
                 "network.unrolls": config.network.unrolls,
-                "network.features": config.network.features, "simulation.pool": simulation.pool}
+                "network.features": config.network.features, "simulation.pool": simulation.pool,
+                "consistency.weight": config.consistency.weight,
+                "consistency.shots": config.consistency.shots}
     for key, value in positive.items():
         if value <= 0:
             raise InputError(f"{name}: {key} must be positive, but it is {value}.")

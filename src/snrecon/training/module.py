@@ -17,10 +17,12 @@ from torch.utils.data import DataLoader
 from snrecon.errors import InputError
 from snrecon.networks.store import load_weights, save_weights
 from snrecon.networks.varnet import VarNet
+from snrecon.training.batch import Batch
 from snrecon.training.config import Config
 from snrecon.training.gram import batch_gram
-from snrecon.training.scores import logarithmic_error, nmse
-from snrecon.training.simulate import Batch, Simulator
+from snrecon.training.schemes import scheme_of
+from snrecon.training.scores import nmse
+from snrecon.training.simulate import Simulator
 from snrecon.training.stream import Item, Stream
 
 
@@ -39,13 +41,14 @@ class Supervised(lightning.LightningModule):
     ) -> None:
         super().__init__()
         self.config, self.simulator, self.validation = config, simulator, validation
+        self.scheme = scheme_of(config)
         self.mixed = bfloat16
         self.network = VarNet(config.network.unrolls, config.network.features)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.before = 0.0
         self.began = time.monotonic()
-        self.recent: list[tuple[float, float]] = []
+        self.recent: list[float] = []
 
     def start_from(self, weights: str) -> None:
         """Begin with trained weights instead of random ones.
@@ -98,12 +101,13 @@ class Supervised(lightning.LightningModule):
             group["lr"] = max(rate, 1e-3 * trainer.learning_rate)
 
     def training_step(self, item: Item, index: int) -> Tensor:
-        batch = Batch(*item)
-        answer = self.reconstruct(self.network, batch)
-        loss = logarithmic_error(answer, batch.target, batch.support).mean()
-        with torch.no_grad():
-            score = float(nmse(answer, batch.target).mean())
-        self.recent.append((float(loss.detach()), score))
+        # A generator for every step: a run that is resumed draws what the whole one would.
+        generator = torch.Generator().manual_seed(
+            self.config.trainer.seed * 2_000_003 + self.global_step)
+        losses = self.scheme.loss(
+            lambda batch: self.reconstruct(self.network, batch), Batch(*item), generator)
+        loss = losses.mean()
+        self.recent.append(float(loss.detach()))
         return loss
 
     def reconstruct(self, network: VarNet, batch: Batch) -> Tensor:
@@ -131,13 +135,11 @@ class Supervised(lightning.LightningModule):
         folder = Path(self.config.output.folder)
         count = max(1, len(self.recent))
         row = {"minutes": self.elapsed / 60, "step": float(self.global_step),
-               "loss": sum(r[0] for r in self.recent) / count,
-               "train_nmse": sum(r[1] for r in self.recent) / count}
+               "loss": sum(self.recent) / count}
         self.recent.clear()
         with torch.no_grad():
             for rate, batch in self.validation.items():
-                batch = Batch(*(part.to(self.device) for part in (
-                    batch.b, batch.maps, batch.mask, batch.target)))
+                batch = batch.to(self.device)
                 answer = self.reconstruct(self.average, batch)
                 row[f"val_nmse_R{rate:g}"] = float(nmse(answer, batch.target).mean())
         path = folder / "log.csv"

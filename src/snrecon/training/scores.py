@@ -29,6 +29,24 @@ def logarithmic_error(answer: Tensor, target: Tensor, support: Tensor) -> Tensor
     return 0.5 * torch.log(absolute + 1e-6) + 0.25 * torch.log(square + 1e-12)
 
 
+def normalised_error(answer: Tensor, target: Tensor) -> Tensor:
+    """``|e|_2 / |t|_2 + |e|_1 / |t|_1`` of every item, complex or real, ``(batch,)``.
+
+    The loss of Yaman et al., Magn Reson Med 84:3172 (2020), equation 4.
+    """
+    error, wanted = (answer - target).flatten(1), target.flatten(1)
+    # Moduli as smooth functions: the derivative of |0| is not a number in either precision.
+    tiny = 1e-12
+    moduli = torch.sqrt(torch.stack([_squares(error), _squares(wanted)]) + tiny)
+    lengths = torch.sqrt(torch.stack([_squares(error), _squares(wanted)]).sum(-1) + tiny)
+    sums = moduli.sum(-1)
+    return lengths[0] / lengths[1] + sums[0] / sums[1]
+
+
+def _squares(x: Tensor) -> Tensor:
+    return x.real.square() + x.imag.square() if x.is_complex() else x.square()
+
+
 def sense_nmse(b: Tensor, gram: Gram, target: Tensor, iterations: int = 20) -> Tensor:
     """NMSE of CG-SENSE with the best of several regularisations for every measurement.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,29 +11,11 @@ from torch.nn import functional
 from snrecon.data import NoiseModel, Scan
 from snrecon.physics.fourier import fft, ifft
 from snrecon.physics.masks import make_mask
+from snrecon.training.batch import Batch
 from snrecon.training.config import SimulationConfig
 
 PLANAR = ("poisson", "gaussian2d")
 """Mask kinds that vary along both axes."""
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """What one training step needs; all measurements of a batch share the grid."""
-
-    b: Tensor
-    """``A^H y`` of whitened data with the maps below, ``(batch, ky, kx)``, noise SD 1."""
-    maps: Tensor
-    """Maps given to the reconstruction, ``(batch, coil, ky, kx)``."""
-    mask: Tensor
-    """Boolean ``(batch, ky, kx)``."""
-    target: Tensor
-    """What the network should answer, ``(batch, ky, kx)``."""
-
-    @property
-    def support(self) -> Tensor:
-        """Boolean ``(batch, ky, kx)``."""
-        return (self.maps != 0).any(dim=1)
 
 
 def smooth_phase(
@@ -159,17 +141,17 @@ def simulate_measurement(
         generator: Source of the noise.
 
     Returns:
-        ``b = A^H y`` and the target, both ``(ky, kx)``.
+        k-space ``(coil, ky, kx)`` and the target ``(ky, kx)``.
     """
     # Along a fully sampled axis the transform and its inverse cancel, and white noise stays white.
     axes = (-2, -1) if bool((mask != mask[:, :1]).any()) else (-2,)
     coil_images = maps * image
-    noise = torch.randn(maps.shape, generator=generator, dtype=torch.complex64)
-    acquired = ifft(noise * mask, axes)
-    aliased = ifft(fft(coil_images, axes) * mask, axes) + acquired
-    b = (estimated.conj() * aliased).sum(dim=0)
-    wanted = coil_images + acquired if target == "reference" else coil_images
-    return b, (estimated.conj() * wanted).sum(dim=0)
+    noise = torch.randn(maps.shape, generator=generator, dtype=torch.complex64) * mask
+    kspace = fft(coil_images, axes) * mask + noise
+    wanted = coil_images + ifft(noise, axes) if target == "reference" else coil_images
+    rest = tuple({-2, -1} - set(axes))
+    kspace = fft(kspace, rest) if rest else kspace
+    return kspace, (estimated.conj() * wanted).sum(dim=0)
 
 
 def simulate_scan(
@@ -210,10 +192,15 @@ class Simulator:
         pools: Images ``(image, size, size)`` real by their size.
         settings: What is simulated.
         seed: Seed of the stream.
+        labelled: Share of the images, the first of each pool, whose target is known; the target of
+            the others is zero.
     """
 
-    def __init__(self, pools: dict[int, Tensor], settings: SimulationConfig, seed: int) -> None:
-        self.pools, self.settings, self.seed = pools, settings, seed
+    def __init__(
+        self, pools: dict[int, Tensor], settings: SimulationConfig, seed: int,
+        labelled: float = 1.0,
+    ) -> None:
+        self.pools, self.settings, self.seed, self.labelled = pools, settings, seed, labelled
 
     def draw(self, index: int, count: int) -> Batch:
         """Batch ``index`` with ``count`` measurements."""
@@ -224,14 +211,18 @@ class Simulator:
         low, high = settings.coils
         coils = int(torch.randint(low, high + 1, (), generator=generator))
         items = [self._item((rows, columns), coils, generator) for _ in range(count)]
-        return Batch(*(torch.stack(parts) for parts in zip(*items, strict=True)))
+        kspace, maps, mask, target, known = (
+            torch.stack(parts) for parts in zip(*items, strict=True))
+        batch = Batch.of(kspace, maps, mask, target * known.reshape(-1, 1, 1))
+        return replace(batch, labelled=known)
 
     def _item(
         self, grid: tuple[int, int], coils: int, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         settings = self.settings
         pool = self.pools[max(grid)]
-        picture = pool[int(torch.randint(pool.shape[0], (), generator=generator))]
+        number = int(torch.randint(pool.shape[0], (), generator=generator))
+        picture = pool[number]
         if float(torch.rand((), generator=generator)) < 0.5:
             picture = picture.flip(0)
         rows, columns = grid
@@ -251,9 +242,10 @@ class Simulator:
         image = torch.polar(torch.ones(grid), phase) * (picture * shading * level)
         estimated = self._estimated(maps, picture, generator)
         mask = self._mask(grid, generator)
-        b, target = simulate_measurement(
+        kspace, target = simulate_measurement(
             image, maps, estimated, mask, settings.target, generator)
-        return b, estimated, mask, target
+        known = torch.tensor(number < self.labelled * pool.shape[0])
+        return kspace, estimated, mask, target, known
 
     def _estimated(self, maps: Tensor, picture: Tensor, generator: torch.Generator) -> Tensor:
         """Maps as an estimate from calibration lines would give them: a few per cent off, and

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from snrecon.errors import InputError, MissingExtraError
+from snrecon.training.batch import Batch
 from snrecon.training.config import Config, check, load_config
 from snrecon.training.gram import batch_gram
 from snrecon.training.scores import nmse, sense_nmse
-from snrecon.training.simulate import Batch
 from snrecon.training.stream import training_simulator, validation_batches
 
 Progress = Callable[[int, int | None, str], None]
@@ -73,7 +73,7 @@ def train(
     class Report(lightning.Callback):  # type: ignore[misc,unused-ignore]
         def on_train_batch_end(self, trainer: object, *_: object) -> None:
             if progress is not None:
-                loss = module.recent[-1][0] if module.recent else float("nan")
+                loss = module.recent[-1] if module.recent else float("nan")
                 progress(int(1000 * module.share), 1000,
                          f"step {module.global_step}, loss {loss:.3f}")
 

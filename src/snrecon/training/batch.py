@@ -1,0 +1,64 @@
+"""What one training step sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from snrecon.physics.fourier import fft, ifft
+
+PLANE = (-2, -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Whitened measurements on one grid: the noise of a complex sample has SD 1."""
+
+    kspace: Tensor
+    """``(batch, coil, ky, kx)`` complex, zero where nothing was sampled."""
+    maps: Tensor
+    """Maps given to the reconstruction, ``(batch, coil, ky, kx)``, ``sum |S|^2 = 1`` on their
+    support."""
+    mask: Tensor
+    """Boolean ``(batch, ky, kx)``."""
+    target: Tensor
+    """What the network should answer, ``(batch, ky, kx)``; zero where no target is known."""
+    b: Tensor
+    """``A^H y``, ``(batch, ky, kx)``."""
+    labelled: Tensor
+    """Boolean ``(batch,)``: which have a target."""
+
+    @staticmethod
+    def of(kspace: Tensor, maps: Tensor, mask: Tensor, target: Tensor) -> Batch:
+        """Measurements that all have their targets."""
+        flags = torch.ones(mask.shape[0], dtype=torch.bool, device=mask.device)
+        return Batch(kspace, maps, mask, target, kspace[:, 0], flags).with_adjoint()
+
+    @property
+    def support(self) -> Tensor:
+        """Boolean ``(batch, ky, kx)``."""
+        return (self.maps != 0).any(dim=1)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The fields in their order; ``Batch(*batch.tensors())`` is the batch again."""
+        return tuple(getattr(self, field.name) for field in fields(self))
+
+    def to(self, device: torch.device | str) -> Batch:
+        """On another device."""
+        return Batch(*(tensor.to(device) for tensor in self.tensors()))
+
+    def with_adjoint(self) -> Batch:
+        """With ``b`` computed again from k-space and maps."""
+        images = ifft(self.kspace, PLANE)
+        return replace(self, b=(self.maps.conj() * images).sum(dim=1))
+
+    def sampled(self, mask: Tensor) -> Batch:
+        """The part of the measurements on ``mask`` ``(batch, ky, kx)``, a part of theirs."""
+        part = replace(self, kspace=self.kspace * mask.unsqueeze(1), mask=mask)
+        return part.with_adjoint()
+
+    def measure(self, image: Tensor) -> Tensor:
+        """``F S x``: images ``(batch, ky, kx)`` to full k-space ``(batch, coil, ky, kx)``."""
+        return fft(self.maps * image.unsqueeze(1), PLANE)

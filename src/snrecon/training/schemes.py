@@ -1,0 +1,179 @@
+"""What a network is taught with: the loss of each training scheme.
+
+A scheme sees a batch of whitened measurements and a function that reconstructs a batch; it gives
+one loss for each measurement. What it draws comes from the generator it is handed, so that a run
+that is resumed draws what the whole one would.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from snrecon.training.augment import (
+    add_noise,
+    disturb_shots,
+    draw_symmetry,
+    move,
+    uniform,
+)
+from snrecon.training.batch import Batch
+from snrecon.training.config import Config
+from snrecon.training.scores import logarithmic_error, normalised_error
+
+Reconstruct = Callable[[Batch], Tensor]
+"""Batch to images ``(batch, ky, kx)`` in SNR units."""
+
+
+class Scheme(ABC):
+    """How a batch becomes a loss."""
+
+    labelled_only = True
+    """Every measurement has a target. Otherwise ``Batch.labelled`` says which have."""
+
+    @abstractmethod
+    def loss(self, reconstruct: Reconstruct, batch: Batch, generator: torch.Generator) -> Tensor:
+        """One loss for every measurement, ``(batch,)``, of the network in training."""
+
+
+class Supervised(Scheme):
+    """Against fully sampled images: :func:`snrecon.training.scores.logarithmic_error`."""
+
+    def loss(self, reconstruct: Reconstruct, batch: Batch, generator: torch.Generator) -> Tensor:
+        return logarithmic_error(reconstruct(batch), batch.target, batch.support)
+
+
+class SSDU(Scheme):
+    """Self-supervision by data undersampling: one part of the samples is reconstructed, the image
+    must predict the other. Targets are never looked at.
+
+    Args:
+        share: Share of the samples, outside the centre, that are predicted.
+        split: ``uniform`` or ``gaussian`` (denser towards the centre) choice of those samples.
+
+    Source: Yaman et al., Magn Reson Med 84:3172 (2020), normalised L1 plus L2 loss in k-space.
+    """
+
+    labelled_only = False
+
+    def __init__(self, share: float = 0.4, split: str = "uniform") -> None:
+        self.share, self.split = share, split
+
+    def loss(self, reconstruct: Reconstruct, batch: Batch, generator: torch.Generator) -> Tensor:
+        predicted = split_samples(batch.mask, self.share, self.split, generator)
+        image = reconstruct(batch.sampled(batch.mask & ~predicted))
+        chosen = predicted.unsqueeze(1)
+        return normalised_error(batch.measure(image) * chosen, batch.kspace * chosen)
+
+
+class Noise2Recon(Scheme):
+    """Targets for a few measurements; of the others noisier copies must give the same image.
+
+    The copy's noise is ``sqrt(1 + s^2)`` times that of the measurement, so it is divided by that
+    before the network sees it: networks work on data with noise of SD 1. No gradient flows
+    through the image of the measurement itself.
+
+    Args:
+        weight: Of the consistency term.
+        sigma: Range of the added noise, relative to the root mean square of the zero-filled image
+            on its support.
+
+    Source: Desai et al., Noise2Recon, Magn Reson Med 90:2052 (2023).
+    """
+
+    labelled_only = False
+
+    def __init__(self, weight: float = 0.1, sigma: tuple[float, float] = (0.2, 0.5)) -> None:
+        self.weight, self.sigma = weight, sigma
+
+    def loss(self, reconstruct: Reconstruct, batch: Batch, generator: torch.Generator) -> Tensor:
+        answer = reconstruct(batch)
+        taught = logarithmic_error(answer, batch.target, batch.support)
+        noisy, scale = add_noise(batch, self.sigma, generator)
+        again = reconstruct(noisy) * scale
+        same = normalised_error(again, answer.detach())
+        return torch.where(batch.labelled, taught, self.weight * same)
+
+
+class Vortex(Scheme):
+    """As :class:`Noise2Recon`, with what scanners do to data as disturbances: noise, or motion
+    between shots; followed by a change of the image that the reconstruction must follow (shift,
+    reflection).
+
+    Args:
+        weight: Of the consistency term.
+        sigma: Range of the added noise, as in :class:`Noise2Recon`.
+        motion: Largest shift between shots in voxels.
+        shots: Number of shots that the lines are spread over.
+
+    Source: Desai et al., VORTEX, MIDL 2022.
+    """
+
+    labelled_only = False
+
+    def __init__(
+        self,
+        weight: float = 0.1,
+        sigma: tuple[float, float] = (0.2, 0.5),
+        motion: float = 1.0,
+        shots: int = 4,
+    ) -> None:
+        self.weight, self.sigma, self.motion, self.shots = weight, sigma, motion, shots
+
+    def loss(self, reconstruct: Reconstruct, batch: Batch, generator: torch.Generator) -> Tensor:
+        answer = reconstruct(batch)
+        taught = logarithmic_error(answer, batch.target, batch.support)
+        symmetry = draw_symmetry(batch.mask.shape[-2:], generator)
+        disturbed = move(batch, symmetry)
+        scale: Tensor | float = 1.0
+        if uniform(generator) < 0.5:
+            disturbed, scale = add_noise(disturbed, self.sigma, generator)
+        else:
+            disturbed = disturb_shots(disturbed, self.motion, self.shots, generator)
+        again = reconstruct(disturbed) * scale
+        same = normalised_error(again, symmetry.image(answer.detach()))
+        return torch.where(batch.labelled, taught, self.weight * same)
+
+
+def split_samples(
+    mask: Tensor, share: float, split: str, generator: torch.Generator, keep: int = 4
+) -> Tensor:
+    """A random part of the sampled points, boolean as ``mask`` ``(batch, ky, kx)``.
+
+    Args:
+        mask: What was sampled.
+        share: Share of the samples that is chosen.
+        split: ``uniform``; or ``gaussian``, denser towards the centre.
+        generator: Source of randomness.
+        keep: Side of the square at the centre of k-space that is never chosen.
+    """
+    ky, kx = mask.shape[-2:]
+    y = (torch.arange(ky, device=mask.device) - ky // 2).unsqueeze(1)
+    x = torch.arange(kx, device=mask.device) - kx // 2
+    free = mask & ~((y.abs() < (keep + 1) // 2) & (x.abs() < (keep + 1) // 2))
+    draw = torch.rand(mask.shape, generator=generator).to(mask.device).clamp_min(1e-20)
+    weight = torch.ones(ky, kx, device=mask.device)
+    if split == "gaussian":
+        weight = torch.exp(-((y / (0.25 * ky)) ** 2 + (x / (0.25 * kx)) ** 2) / 2)
+    # The largest draws raised to 1 / weight are a sample without replacement by these weights.
+    keys = torch.where(free, torch.log(draw) / weight, -torch.inf).flatten(1)
+    count = (share * free.flatten(1).sum(1)).round().long()
+    order = keys.argsort(dim=1, descending=True).argsort(dim=1)
+    return (order < count.unsqueeze(1)).reshape(mask.shape) & free
+
+
+def scheme_of(config: Config) -> Scheme:
+    """The scheme that a configuration names, with its settings."""
+    if config.scheme == "ssdu":
+        return SSDU(config.ssdu.share, config.ssdu.split)
+    low, high = config.consistency.sigma
+    if config.scheme == "noise2recon":
+        return Noise2Recon(config.consistency.weight, (low, high))
+    if config.scheme == "vortex":
+        return Vortex(config.consistency.weight, (low, high), config.consistency.motion,
+                      config.consistency.shots)
+    return Supervised()
+

@@ -1,0 +1,207 @@
+"""Each scheme looks at what it may look at, and its loss is what it says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from snrecon.networks.varnet import VarNet
+from snrecon.training.augment import Symmetry, add_noise, disturb_shots, draw_symmetry, move
+from snrecon.training.batch import Batch
+from snrecon.training.config import SimulationConfig
+from snrecon.training.gram import batch_gram
+from snrecon.training.schemes import SSDU, Noise2Recon, Supervised, Vortex, split_samples
+from snrecon.training.scores import nmse, normalised_error
+from snrecon.training.simulate import Simulator
+
+
+def simulated(grid=(32, 32), labelled=1.0, snr=30.0, count=2, acceleration=2.0) -> Batch:
+    size = max(grid)
+    y, x = torch.meshgrid(*[torch.linspace(-1, 1, size)] * 2, indexing="ij")
+    head = ((x / 0.7) ** 2 + (y / 0.85) ** 2 < 1).float() * (1 + 0.5 * torch.sin(9 * x))
+    settings = SimulationConfig(grids=[list(grid)], coils=[4, 4], accelerations=[acceleration],
+                                kinds=["random"], snr=[snr, snr])
+    return Simulator({size: head[None].repeat(4, 1, 1)}, settings, 1, labelled).draw(0, count)
+
+
+def zero_filled(batch: Batch) -> torch.Tensor:
+    return batch.b
+
+
+def seeded(seed=0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("grid", [(32, 32), (31, 24)])
+def test_moved_measurements_are_those_of_the_moved_object(grid):
+    batch = simulated(grid)
+    for seed in range(6):
+        symmetry = draw_symmetry(grid, seeded(seed))
+        moved = move(batch, symmetry)
+        scale = batch.b.abs().max()
+        assert float((moved.b - symmetry.image(batch.b)).abs().max() / scale) < 1e-5
+        gram, moved_gram = batch_gram(batch.maps, batch.mask), batch_gram(moved.maps, moved.mask)
+        difference = moved_gram(symmetry.image(batch.target)) - symmetry.image(gram(batch.target))
+        assert float(difference.abs().max() / scale) < 1e-5
+
+
+def test_a_symmetry_that_forgets_the_mask_is_noticed():
+    batch = simulated()
+    symmetry = Symmetry((3, -2), (True, False))
+    wrong = replace(move(batch, symmetry), mask=batch.mask)
+    gram = batch_gram(wrong.maps, wrong.mask)
+    right = symmetry.image(batch_gram(batch.maps, batch.mask)(batch.target))
+    difference = gram(symmetry.image(batch.target)) - right
+    assert float(difference.abs().max() / right.abs().max()) > 0.01
+
+
+def test_noise_is_added_on_samples_and_scaled_to_one():
+    batch = simulated(grid=(64, 64), count=4)
+    noisier, scale = add_noise(batch, (0.3, 0.3), seeded())
+    assert scale.shape == (4, 1, 1)
+    power = (batch.b.abs().square() * batch.support).sum((-2, -1)) / batch.support.sum((-2, -1))
+    added = 0.3 * power.sqrt()
+    assert torch.allclose(scale.flatten(), torch.sqrt(1 + added**2))
+    assert not noisier.kspace[~batch.mask.unsqueeze(1).expand_as(batch.kspace)].any()
+    difference = noisier.kspace * scale.unsqueeze(1) - batch.kspace
+    for item in range(4):
+        sampled = difference[item][:, batch.mask[item]]
+        sd = float(sampled.abs().square().mean().sqrt())
+        assert abs(sd / float(added[item]) - 1) < 4 / sampled.numel() ** 0.5
+
+
+def test_the_first_shot_stays_and_the_others_move():
+    batch = simulated()
+    disturbed = disturb_shots(batch, 1.0, 4, seeded())
+    assert torch.equal(disturbed.kspace[..., ::4, :], batch.kspace[..., ::4, :])
+    assert torch.allclose(disturbed.kspace.abs(), batch.kspace.abs(), atol=1e-4)
+    assert float((disturbed.b - batch.b).abs().max()) > 0.01 * float(batch.b.abs().max())
+    still = disturb_shots(batch, 0.0, 4, seeded())
+    assert torch.allclose(still.kspace, batch.kspace)
+
+
+@pytest.mark.parametrize("split", ["uniform", "gaussian"])
+def test_a_split_takes_its_share_of_the_samples_but_never_the_centre(split):
+    mask = simulated(count=3).mask
+    chosen = split_samples(mask, 0.4, split, seeded())
+    assert not (chosen & ~mask).any()
+    assert not chosen[:, 15:18, 15:18].any()
+    free = mask.clone()
+    free[:, 15:18, 15:18] = False
+    wanted = (0.4 * free.flatten(1).sum(1)).round()
+    assert torch.equal(chosen.flatten(1).sum(1), wanted.long())
+    assert not torch.equal(chosen, split_samples(mask, 0.4, split, seeded(1)))
+    assert torch.equal(chosen, split_samples(mask, 0.4, split, seeded()))
+
+
+def test_a_gaussian_split_is_denser_at_the_centre():
+    mask = torch.ones(20, 64, 64, dtype=torch.bool)
+    inner = torch.zeros(64, 64, dtype=torch.bool)
+    inner[16:48, 16:48] = True
+    shares = [float(split_samples(mask, 0.3, split, seeded())[:, inner].float().mean())
+              for split in ("uniform", "gaussian")]
+    assert abs(shares[0] - 0.3) < 0.02
+    assert shares[1] > 0.45
+
+
+def test_ssdu_never_sees_the_target_and_predicts_only_what_it_did_not_get():
+    batch = simulated()
+    seen = []
+
+    def reconstruct(part: Batch) -> torch.Tensor:
+        seen.append(part)
+        return part.b
+
+    loss = SSDU(0.4).loss(reconstruct, batch, seeded())
+    blind = replace(batch, target=torch.full_like(batch.target, torch.nan))
+    assert torch.equal(loss, SSDU(0.4).loss(reconstruct, blind, seeded()))
+    left_out = batch.mask & ~seen[0].mask
+    assert not seen[0].kspace[left_out.unsqueeze(1).expand_as(batch.kspace)].any()
+    changed = replace(batch, kspace=batch.kspace + left_out.unsqueeze(1))
+    other = []
+    SSDU(0.4).loss(lambda part: other.append(part) or part.b, changed, seeded())
+    assert torch.equal(other[0].b, seen[0].b)
+
+
+def test_ssdu_is_zero_for_the_image_that_the_samples_come_from():
+    batch = simulated()
+    image = batch.target * batch.support
+    exact = replace(batch, kspace=batch.measure(image) * batch.mask.unsqueeze(1))
+    assert float(SSDU().loss(lambda part: image, exact, seeded()).max()) < 1e-4
+    assert float(SSDU().loss(lambda part: 0 * image, exact, seeded()).min()) == pytest.approx(2)
+
+
+@pytest.mark.parametrize("scheme", [Noise2Recon(0.1), Vortex(0.1)])
+def test_only_labelled_measurements_look_at_their_targets(scheme):
+    batch = replace(simulated(), labelled=torch.tensor([True, False]))
+    loss = scheme.loss(zero_filled, batch, seeded())
+    assert torch.equal(loss[:1], Supervised().loss(zero_filled, batch, seeded())[:1])
+    other = replace(batch, target=batch.target + torch.tensor([0.0, 5.0]).reshape(2, 1, 1))
+    assert torch.equal(scheme.loss(zero_filled, other, seeded()), loss)
+
+
+@pytest.mark.parametrize("scheme", [Noise2Recon(0.1), Vortex(0.1)])
+def test_consistency_teaches_the_disturbed_branch_only(scheme):
+    batch = replace(simulated(), labelled=torch.tensor([False, False]))
+    gains = [torch.tensor(1.0, requires_grad=True) for _ in range(2)]
+    loss = scheme.loss(
+        lambda part: part.b * gains[0 if part is batch else 1], batch, seeded()).sum()
+    itself, disturbed = torch.autograd.grad(loss, gains, allow_unused=True)
+    assert itself is None or float(itself) == 0
+    assert float(disturbed) != 0
+
+
+def test_vortex_asks_nothing_of_an_equivariant_method_without_disturbance():
+    batch = replace(simulated(), labelled=torch.tensor([False, False]))
+    for seed in range(4):
+        quiet = Vortex(1.0, sigma=(1e-7, 1e-7), motion=0.0).loss(zero_filled, batch, seeded(seed))
+        assert float(quiet.max()) < 1e-3
+        loud = Vortex(1.0, sigma=(0.5, 0.5), motion=3.0).loss(zero_filled, batch, seeded(seed))
+        assert float(loud.min()) > 0.05
+
+
+def test_unlabelled_images_have_no_target():
+    batch = simulated(labelled=0.25, count=12)
+    assert 0 < int(batch.labelled.sum()) < 12
+    assert not batch.target[~batch.labelled].any()
+    assert batch.target[batch.labelled].any()
+
+
+def test_normalised_error():
+    target = torch.tensor([[3.0 + 4j, 0, 0], [1.0, 1, 1]])
+    answer = torch.tensor([[0.0 + 0j, 0, 0], [1.0, 1, 2]])
+    expected = torch.tensor([2.0, 1 / 3**0.5 + 1 / 3])
+    assert torch.allclose(normalised_error(answer, target), expected, atol=1e-4)
+    answer.requires_grad_(True)
+    (gradient,) = torch.autograd.grad(normalised_error(answer, answer.detach()).sum(), answer)
+    assert torch.isfinite(torch.view_as_real(gradient)).all()
+
+
+@pytest.mark.parametrize("name", ["ssdu", "noise2recon", "vortex"])
+def test_slices_can_be_learnt_without_their_targets(name):
+    """The error against a target that is never seen falls. Where one slice has its target, that
+    of this slice falls far, and the other, which need only be stable, does not get worse."""
+    scheme = {"ssdu": SSDU(), "noise2recon": Noise2Recon(), "vortex": Vortex()}[name]
+    batch = simulated(snr=50.0)
+    flags = torch.tensor([True, False])
+    if isinstance(scheme, SSDU):
+        flags = torch.tensor([False, False])
+    truth, batch = batch.target, replace(
+        batch, labelled=flags, target=batch.target * flags.reshape(2, 1, 1))
+    torch.manual_seed(0)
+    network = VarNet(3, 8)
+
+    def reconstruct(part: Batch) -> torch.Tensor:
+        return network(part.b, batch_gram(part.maps, part.mask), part.support)
+
+    optimiser = torch.optim.Adam(network.parameters(), 3e-3)
+    before = nmse(reconstruct(batch).detach(), truth)
+    for step in range(150):
+        optimiser.zero_grad()
+        scheme.loss(reconstruct, batch, seeded(step)).mean().backward()
+        optimiser.step()
+    after = nmse(reconstruct(batch).detach(), truth)
+    limits = [0.6, 0.6] if isinstance(scheme, SSDU) else [0.3, 1.0]
+    assert bool((after < torch.tensor(limits) * before).all()), (before, after)
