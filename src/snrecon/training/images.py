@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from snrecon.errors import InputError
+from snrecon.io.magnitude import PLANES, read_dicom, read_nifti
 from snrecon.physics.fourier import fft, ifft
 
 
@@ -32,23 +33,33 @@ def data_folder() -> Path:
     return Path(os.environ.get("SNRECON_DATA", "../shared/data"))
 
 
-def load_source(entry: str, voxel: float = 1.0, first: int = 0) -> Source:
-    """Read ``"file.npz:key"`` or ``"file.npz:key+key"``.
+def load_source(entry: str, voxel: float | None = None, first: int = 0) -> Source:
+    """Read ``"file.npz:key"`` or ``"file.npz:key+key"``, ``"file.nii.gz"`` or a folder of DICOM
+    images; the latter two may end in ``":axial"``, ``":coronal"`` or ``":sagittal"``.
+
+    NIfTI and DICOM know their voxel sizes. Slices are cut across their coarsest axis, or axially
+    where voxels are about cubes, and resampled to square pixels where they are not.
 
     Args:
-        entry: File (absolute, relative to here, or under SNRECON_DATA) and arrays
+        entry: File or folder (absolute, relative to here, or under SNRECON_DATA) and arrays
             ``(slice, rows, columns)``.
-        voxel: Pixel size, mm.
+        voxel: Pixel size, mm; None takes that of the header, or 1 for ``.npz``.
         first: First slice used. Slices that are nearly empty are left out as well.
 
     Raises:
         InputError: if the file or an array is missing or unfit.
+        MissingExtraError: if the library for NIfTI or DICOM is not installed.
     """
     name, _, keys = entry.rpartition(":")
-    if not name:
+    plane = keys if keys in PLANES else None
+    place = _path(name if plane else entry)
+    if place.is_dir() or place.name.endswith((".nii", ".nii.gz")):
+        volume = read_dicom(place) if place.is_dir() else read_nifti(place)
+        slices, pixel = volume.slices(plane)
+        return _source([_square(slices, pixel)], place, voxel or min(pixel), first)
+    if not name or plane:
         raise InputError(f"'{entry}' does not say which array: write file.npz:key.")
-    path = Path(name) if Path(name).exists() else data_folder() / name
-    volumes = []
+    path, volumes = _path(name), []
     try:
         with np.load(path, allow_pickle=False) as arrays:
             for key in keys.split("+"):
@@ -61,8 +72,31 @@ def load_source(entry: str, voxel: float = 1.0, first: int = 0) -> Source:
             raise
         raise InputError(f"{path}: the images cannot be read; set SNRECON_DATA to the folder that "
                          f"holds them, or give a path to an .npz file.") from error
+    return _source(volumes, path, 1.0 if voxel is None else voxel, first)
+
+
+def _path(name: str) -> Path:
+    return Path(name) if Path(name).exists() else data_folder() / name
+
+
+def _square(slices: np.ndarray, pixel: tuple[float, float]) -> np.ndarray:
+    """``(slice, rows, columns)`` with pixels as small as their smaller side along both axes."""
+    finest = min(pixel)
+    if max(pixel) < 1.02 * finest:
+        return slices
+    rows, columns = (round(n * p / finest) for n, p in zip(slices.shape[1:], pixel))
+    tensor = torch.from_numpy(np.ascontiguousarray(slices))[:, None]
+    finer = functional.interpolate(tensor, size=(rows, columns), mode="bilinear",
+                                   align_corners=False)
+    return finer[:, 0].numpy()
+
+
+def _source(volumes: list[np.ndarray], path: Path, voxel: float, first: int) -> Source:
+    """Contrasts ``(slice, rows, columns)``, scaled, without their empty slices."""
     if any(v.ndim != 3 or v.shape != volumes[0].shape for v in volumes):
         raise InputError(f"{path}: images must be (slice, rows, columns) of one shape.")
+    if not all(v.size and v.max() > 0 for v in volumes):
+        raise InputError(f"{path}: the images are empty.")
     # Soft threshold: the Rician floor of the air is not part of the object.
     scaled = [np.maximum(v / np.percentile(v[v > 0.1 * v.max()], 90) - 0.02, 0) for v in volumes]
     stack = np.stack(scaled, axis=1)[first:]
