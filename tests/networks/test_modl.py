@@ -53,7 +53,7 @@ def test_every_unroll_solves_its_normal_equations():
     level = ((3 - torch.log(size)) / 2).expand(b.shape)[None, None]
     z = (model._denoise(start, level) * support).flatten()
     lamda = model.lamda
-    normal = matrix.mH @ matrix + lamda * torch.eye(b.numel())
+    normal = matrix.mH @ matrix + lamda * torch.eye(b.numel(), dtype=torch.float64)
     wanted = torch.linalg.solve(normal, start.flatten() + lamda * z) * size
     torch.testing.assert_close(x, wanted.flatten(), rtol=1e-9, atol=1e-9)
     many = network(implicit=0, iterations=60, unrolls=1)

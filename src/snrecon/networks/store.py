@@ -122,13 +122,14 @@ def load_weights(network: str, weights: str | Path) -> nn.Module:
     if metadata.get("network") != network:
         raise InputError(f"{path}: these are not weights of this package's {network}; their header "
                          f"names {metadata.get('network', 'no network')!r}.")
-    module = NETWORKS[network](**_arguments(network, metadata, path))
+    with torch.device("meta"):  # shapes without memory: the header may ask for anything
+        module = NETWORKS[network](**_arguments(network, metadata, path))
     wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     if wanted != {key: tuple(value.shape) for key, value in tensors.items()}:
         raise InputError(f"{path}: the weights do not fit the {network} their header describes.")
     if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
         raise InputError(f"{path}: the weights contain NaN or infinite values.")
-    module.load_state_dict(tensors)
+    module.to_empty(device="cpu").load_state_dict(tensors)
     return module.eval().requires_grad_(False)
 
 
