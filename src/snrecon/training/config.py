@@ -19,10 +19,13 @@ class DataConfig:
     """Where the images come from."""
 
     images: list[str]
-    """Magnitude images ``"file.npz:key"``, ``(slice, rows, columns)``, under SNRECON_DATA or own
-    paths; two keys joined by ``+`` (``"file.npz:T1w+PDw"``) are mixed with random weights."""
+    """Magnitude images, under SNRECON_DATA or own paths, from which measurements are simulated:
+    ``"file.npz:key"``, ``(slice, rows, columns)``, NIfTI files, folders of DICOM images. Or measured
+    scans: folders of fastMRI files, or made by ``snrecon prepare``. Two keys joined by ``+`` (``"file.npz:T1w+PDw"``) are mixed with random weights."""
     validation: list[str]
     """The same, of other subjects."""
+    columns: int = 0
+    """Of measured scans: width of the random strips along kx to train on; 0: whole slices."""
     voxel_sizes: dict[str, float] = field(default_factory=dict)
     """Pixel size in mm of a source, by any part of its name; 1 where not given."""
     first_slice: dict[str, int] = field(default_factory=dict)
@@ -67,11 +70,14 @@ class SimulationConfig:
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The network's constructor arguments."""
+    """Which network, and the arguments that it is built with.
+
+    In TOML the arguments stand beside the name: ``name = "modl"``, ``unrolls = 6``.
+    """
 
     name: str = "varnet"
-    unrolls: int = 8
-    features: int = 24
+    settings: dict[str, int] = field(default_factory=dict)
+    """Constructor arguments by name; what is not given has the network's own default."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,13 @@ class TrainerConfig:
     ``bfloat16``. The physics is always single precision."""
     interval: int = 250
     """Steps between validations, checkpoints and intermediate exports."""
+    patience: int = 0
+    """Stop after so many validations without a smaller mean error, and keep the best weights; 0:
+    never, and the last weights are kept."""
+    devices: int = 1
+    """GPUs (or processes on a CPU) that share every interval's batches."""
+    logger: str = "csv"
+    """``csv``: ``log.csv`` only; ``tensorboard``: beside it, curves for TensorBoard."""
     initial: str = ""
     """Weights to start from: a shipped name or a ``.safetensors`` file. Empty: at random."""
     seed: int = 0
@@ -169,6 +182,10 @@ def load_config(path: str | Path) -> Config:
         raise InputError(f"{path}: the configuration cannot be read: {reason}.") from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: this is not valid TOML: {error}.") from error
+    network = table.get("network")
+    if isinstance(network, dict):
+        rest = {key: value for key, value in network.items() if key != "name"}
+        table["network"] = {**{k: v for k, v in network.items() if k == "name"}, "settings": rest}
     config: Config = _build(Config, table, str(path), "")
     check(config, str(path))
     return config
@@ -185,8 +202,9 @@ def check(config: Config, name: str = "configuration") -> None:
     simulation, trainer = config.simulation, config.trainer
     _one_of(name, "scheme", config.scheme, SCHEMES)
     _one_of(name, "ssdu.split", config.ssdu.split, ("gaussian", "uniform"))
-    _one_of(name, "network.name", config.network.name, ("varnet",))
+    _check_network(config.network, name)
     _one_of(name, "simulation.target", simulation.target, ("reference", "clean"))
+    _one_of(name, "trainer.logger", trainer.logger, ("csv", "tensorboard"))
     _one_of(name, "trainer.precision", trainer.precision, ("auto", "float32", "bfloat16"))
     for kind in simulation.kinds:
         _one_of(name, "simulation.kinds", kind, MASK_KINDS)
@@ -214,15 +232,33 @@ def check(config: Config, name: str = "configuration") -> None:
             raise InputError(f"{name}: {key} is empty.")
     positive = {"trainer.batch": trainer.batch, "trainer.interval": trainer.interval,
                 "trainer.learning_rate": trainer.learning_rate, "trainer.clip": trainer.clip,
-                "network.unrolls": config.network.unrolls,
-                "network.features": config.network.features, "simulation.pool": simulation.pool,
+                "trainer.devices": trainer.devices,
+                "simulation.pool": simulation.pool,
                 "consistency.weight": config.consistency.weight,
                 "consistency.shots": config.consistency.shots}
     for key, value in positive.items():
         if value <= 0:
             raise InputError(f"{name}: {key} must be positive, but it is {value}.")
+    if trainer.patience < 0:
+        raise InputError(f"{name}: trainer.patience must not be negative.")
+    if trainer.patience and not config.data.validation:
+        raise InputError(f"{name}: trainer.patience needs data.validation.")
     if trainer.max_minutes <= 0 and trainer.max_steps <= 0:
         raise InputError(f"{name}: set trainer.max_minutes or trainer.max_steps.")
+
+
+def _check_network(network: NetworkConfig, name: str) -> None:
+    from snrecon.networks.store import ARGUMENTS, MAY_BE_ZERO
+
+    _one_of(name, "network.name", network.name, tuple(ARGUMENTS))
+    known = ARGUMENTS[network.name]
+    for key, value in network.settings.items():
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            raise InputError(f"{name}: there is no setting network.{key} for {network.name}; did "
+                             f"you mean network.{close}?")
+        if value < 0 or (value == 0 and key not in MAY_BE_ZERO):
+            raise InputError(f"{name}: network.{key} must be positive, but it is {value}.")
 
 
 def _one_of(name: str, key: str, value: str, known: tuple[str, ...]) -> None:

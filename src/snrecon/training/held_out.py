@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from snrecon.networks.store import load_weights
+from snrecon.training.apply import apply, target_of
 from snrecon.training.config import Config, load_config
 from snrecon.training.gram import batch_gram
 from snrecon.training.scores import nmse, sense_nmse
@@ -38,8 +39,8 @@ class Row:
                 f"{self.better:.0%} |")
 
 
-HEADER = ("| mask | R | mean SNR | zero-filled | CG-SENSE, best lambda each | VarNet | "
-          "VarNet below SENSE |\n|---|---|---|---|---|---|---|")
+HEADER = ("| mask | R | mean SNR | zero-filled | CG-SENSE, best lambda each | network | "
+          "network below SENSE |\n|---|---|---|---|---|---|---|")
 
 
 def held_out(config: Config, weights: str | Path, count: int = 24, seed: int = 777) -> list[Row]:
@@ -51,7 +52,8 @@ def held_out(config: Config, weights: str | Path, count: int = 24, seed: int = 7
         count: Measurements a row.
         seed: Of images, phases, coils, masks and noise; differs from the one used in training.
     """
-    network = load_weights("varnet", weights)
+    network = load_weights(config.network.name, weights)
+    wanted = target_of(network)
     cases: list[tuple[str, float, tuple[float, float]]] = [
         ("random", rate, (10.0, 100.0)) for rate in (2.0, 4.0, 8.0)]
     cases += [(kind, 4.0, (10.0, 100.0))
@@ -66,10 +68,10 @@ def held_out(config: Config, weights: str | Path, count: int = 24, seed: int = 7
             batch = simulator.draw(index, 1)
             gram = batch_gram(batch.maps, batch.mask)
             with torch.inference_mode():
-                answer = network(batch.b, gram, batch.support)
+                answer = apply(network, batch)
                 scores.append(torch.stack([nmse(batch.b, batch.target)[0],
                                            sense_nmse(batch.b, gram, batch.target)[0],
-                                           nmse(answer, batch.target)[0]]))
+                                           nmse(answer, wanted(batch.target))[0]]))
         table = torch.stack(scores)
         zero, sense, varnet = table.mean(dim=0).tolist()
         better = float((table[:, 2] < table[:, 1]).float().mean())

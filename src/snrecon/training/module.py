@@ -1,4 +1,4 @@
-"""The Lightning module of supervised training. Importing it needs the ``train`` extra."""
+"""The Lightning module of every training scheme. Importing it needs the ``train`` extra."""
 
 from __future__ import annotations
 
@@ -6,49 +6,50 @@ import copy
 import csv
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from snrecon.errors import InputError
 from snrecon.networks.store import load_weights, save_weights
-from snrecon.networks.varnet import VarNet
+from snrecon.training.apply import apply, build, target_of
 from snrecon.training.batch import Batch
 from snrecon.training.config import Config
-from snrecon.training.gram import batch_gram
 from snrecon.training.schemes import scheme_of
 from snrecon.training.scores import nmse
-from snrecon.training.simulate import Simulator
-from snrecon.training.stream import Item, Stream
+from snrecon.training.stream import Drawn, Item, Stream
 
 
-class Supervised(lightning.LightningModule):
-    """Trains on a stream of simulated measurements, one epoch being ``trainer.interval`` steps.
+class Training(lightning.LightningModule):
+    """Trains on a stream of measurements, one epoch being ``trainer.interval`` steps.
 
     Args:
         config: The run.
-        simulator: Where batches come from.
+        source: Where batches come from.
         validation: Fixed measurements by their acceleration.
         bfloat16: Convolutions in bfloat16.
     """
 
     def __init__(
-        self, config: Config, simulator: Simulator, validation: dict[float, Batch], bfloat16: bool
+        self, config: Config, source: Drawn, validation: dict[float, Batch], bfloat16: bool
     ) -> None:
         super().__init__()
-        self.config, self.simulator, self.validation = config, simulator, validation
+        self.config, self.source, self.validation = config, source, validation
         self.scheme = scheme_of(config)
         self.mixed = bfloat16
-        self.network = VarNet(config.network.unrolls, config.network.features)
+        self.network = build(config.network)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.wanted = target_of(self.network)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.before = 0.0
         self.began = time.monotonic()
         self.recent: list[float] = []
+        self.best, self.waited = math.inf, 0
 
     def start_from(self, weights: str) -> None:
         """Begin with trained weights instead of random ones.
@@ -57,7 +58,7 @@ class Supervised(lightning.LightningModule):
             InputError: if there are no such weights, or they are of a network of another size.
         """
         try:
-            state = load_weights("varnet", weights).state_dict()
+            state = load_weights(self.config.network.name, weights).state_dict()
             for network in (self.network, self.average):
                 network.load_state_dict(state)
         except RuntimeError as error:
@@ -82,7 +83,7 @@ class Supervised(lightning.LightningModule):
     def train_dataloader(self) -> Any:
         trainer = self.config.trainer
         # Each epoch continues the stream, so that a resumed run sees what the whole one would.
-        stream = Stream(self.simulator, self.current_epoch * trainer.interval, trainer.interval,
+        stream = Stream(self.source, self.current_epoch * trainer.interval, trainer.interval,
                         trainer.batch)
         ahead = 4 if trainer.workers else None
         return DataLoader(stream, batch_size=None, num_workers=trainer.workers,
@@ -104,18 +105,18 @@ class Supervised(lightning.LightningModule):
         # A generator for every step: a run that is resumed draws what the whole one would.
         generator = torch.Generator().manual_seed(
             self.config.trainer.seed * 2_000_003 + self.global_step)
+        batch = Batch(*item)
+        batch = replace(batch, target=self.wanted(batch.target))
         losses = self.scheme.loss(
-            lambda batch: self.reconstruct(self.network, batch), Batch(*item), generator)
+            lambda part: self.reconstruct(self.network, part), batch, generator)
         loss = losses.mean()
         self.recent.append(float(loss.detach()))
         return loss
 
-    def reconstruct(self, network: VarNet, batch: Batch) -> Tensor:
+    def reconstruct(self, network: nn.Module, batch: Batch) -> Tensor:
         """Images of a batch, ``(batch, ky, kx)``."""
-        gram = batch_gram(batch.maps, batch.mask)
         with torch.autocast(batch.b.device.type, torch.bfloat16, enabled=self.mixed):
-            answer: Tensor = network(batch.b, gram, batch.support)
-        return answer
+            return apply(network, batch)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         steps = self.global_step
@@ -129,9 +130,13 @@ class Supervised(lightning.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self.record()
+        patience = self.config.trainer.patience
+        if patience and self.waited >= patience:
+            self.trainer.should_stop = True
 
     def record(self) -> dict[str, float]:
-        """Score the averaged weights, add a line to the log, export them."""
+        """Score the averaged weights, add a line to the log, export them (with patience: if they
+        are the best so far)."""
         folder = Path(self.config.output.folder)
         count = max(1, len(self.recent))
         row = {"minutes": self.elapsed / 60, "step": float(self.global_step),
@@ -141,7 +146,16 @@ class Supervised(lightning.LightningModule):
             for rate, batch in self.validation.items():
                 batch = batch.to(self.device)
                 answer = self.reconstruct(self.average, batch)
-                row[f"val_nmse_R{rate:g}"] = float(nmse(answer, batch.target).mean())
+                row[f"val_nmse_R{rate:g}"] = float(
+                    nmse(answer, self.wanted(batch.target)).mean())
+        errors = [value for key, value in row.items() if key.startswith("val_")]
+        mean = sum(errors) / max(1, len(errors))
+        better = mean < self.best
+        self.best, self.waited = (mean, 0) if better else (self.best, self.waited + 1)
+        if not self.trainer.is_global_zero:
+            return row
+        if self.logger is not None:
+            self.logger.log_metrics(row, step=self.global_step)
         path = folder / "log.csv"
         fresh = not path.exists()
         with path.open("a", newline="") as stream:
@@ -149,7 +163,8 @@ class Supervised(lightning.LightningModule):
             if fresh:
                 writer.writeheader()
             writer.writerow({key: f"{value:.6g}" for key, value in row.items()})
-        self.export(folder / f"{self.config.output.name}.safetensors")
+        if better or not self.config.trainer.patience:
+            self.export(folder / f"{self.config.output.name}.safetensors")
         return row
 
     def export(self, path: Path) -> None:
@@ -160,7 +175,9 @@ class Supervised(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["elapsed"] = self.elapsed
+        checkpoint["patience"] = (self.best, self.waited)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.before = float(checkpoint["elapsed"])
+        self.best, self.waited = checkpoint.get("patience", (math.inf, 0))
         self.began = time.monotonic()

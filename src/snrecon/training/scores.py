@@ -22,7 +22,7 @@ def logarithmic_error(answer: Tensor, target: Tensor, support: Tensor) -> Tensor
     counts is by how many per cent each error falls.
     """
     difference = (answer - target) * support
-    power = difference.real.square() + difference.imag.square()
+    power = _squares(difference)
     points = support.sum(dim=(-2, -1)).clamp(min=1)
     square = power.sum(dim=(-2, -1)) / points
     absolute = (torch.sqrt(power + 1e-8) * support).sum(dim=(-2, -1)) / points

@@ -3,54 +3,107 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from snrecon.errors import InputError
+from snrecon.training.batch import Batch
 from snrecon.training.config import Config, DataConfig, SimulationConfig
-from snrecon.training.images import Source, draw_image, draw_shapes, load_source
-from snrecon.training.simulate import Batch, Simulator
+from snrecon.training.images import (
+    Source,
+    data_folder,
+    draw_image,
+    draw_shapes,
+    load_source,
+)
+from snrecon.training.measured import Measured
+from snrecon.training.prepare import INDEX
+from snrecon.training.simulate import Simulator
+from snrecon.training.slices import Volume, open_volumes
 
-Item = tuple[Tensor, Tensor, Tensor, Tensor]
+Item = tuple[Tensor, ...]
+"""The tensors of a :class:`Batch`, which processes can hand to each other."""
+
+
+class Drawn(Protocol):
+    """What batches are drawn from; batch ``index`` depends on it and its seed only."""
+
+    def draw(self, index: int, count: int) -> Batch:
+        """Batch ``index`` of ``count`` measurements."""
 
 
 class Stream(Dataset[Item]):
-    """Batches ``start`` to ``start + count`` of a simulator, as tuples of a Batch's fields."""
+    """Batches ``start`` to ``start + count`` of a source, as tuples of a Batch's fields."""
 
-    def __init__(self, simulator: Simulator, start: int, count: int, batch: int) -> None:
-        self.simulator, self.start, self.count, self.batch = simulator, start, count, batch
+    def __init__(self, source: Drawn, start: int, count: int, batch: int) -> None:
+        self.source, self.start, self.count, self.batch = source, start, count, batch
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> Item:
-        drawn = self.simulator.draw(self.start + index, self.batch)
-        return drawn.b, drawn.maps, drawn.mask, drawn.target
+        return self.source.draw(self.start + index, self.batch).tensors()
 
 
 def sources(entries: list[str], data: DataConfig) -> list[Source]:
     """The images of a configuration."""
 
-    def of(table: dict[str, float] | dict[str, int], entry: str, default: float) -> float:
-        return next((value for part, value in table.items() if part in entry), default)
+    def of(table: dict[str, float] | dict[str, int], entry: str) -> float | None:
+        return next((value for part, value in table.items() if part in entry), None)
 
-    return [load_source(entry, voxel=of(data.voxel_sizes, entry, 1.0),
-                        first=int(of(data.first_slice, entry, 0))) for entry in entries]
+    return [load_source(entry, voxel=of(data.voxel_sizes, entry),
+                        first=int(of(data.first_slice, entry) or 0)) for entry in entries]
 
 
-def training_simulator(config: Config) -> Simulator:
-    """The stream that a configuration trains on."""
+def scans(entries: list[str], split: str) -> list[Volume]:
+    """The measured volumes among the entries of a configuration, none if they are images.
+
+    Raises:
+        InputError: if an entry cannot be read, or scans and images are mixed.
+    """
+    found = [place for entry in entries if (place := _scan_place(entry)) is not None]
+    if found and len(found) < len(entries):
+        raise InputError("the data of a training are either images or measured scans, not both.")
+    return [volume for place in found for volume in open_volumes(place, split)]
+
+
+def _scan_place(entry: str) -> Path | None:
+    for place in (Path(entry), data_folder() / entry):
+        if place.is_dir() and ((place / INDEX).is_file() or any(place.glob("*.h5"))):
+            return place
+        if place.is_file() and place.suffix == ".h5":
+            return place
+    return None
+
+
+def training_source(config: Config) -> Drawn:
+    """The stream that a configuration trains on: measured scans, or simulated measurements."""
+    share = {"supervised": 1.0, "ssdu": 0.0}.get(config.scheme, config.consistency.labelled)
+    volumes = scans(config.data.images, "train")
+    if volumes:
+        return Measured(volumes, config.simulation, config.trainer.seed, share,
+                        config.data.columns)
     pools = _pools(sources(config.data.images, config.data), config.simulation,
                    config.simulation.pool, config.trainer.seed)
-    return Simulator(pools, config.simulation, config.trainer.seed)
+    return Simulator(pools, config.simulation, config.trainer.seed, share)
 
 
 def validation_batches(config: Config, count: int = 8) -> dict[float, Batch]:
-    """Fixed measurements of the validation images for accelerations 2, 4 and 8: random masks,
-    8 coils, 160x160, mean SNR 10 to 100."""
+    """Fixed measurements for accelerations 2, 4 and 8, with random masks: of the validation
+    images with 8 coils on 160x160 at a mean SNR of 10 to 100, or of validation scans."""
     if not config.data.validation:
         return {}
+    volumes = scans(config.data.validation, "validation")
+    if volumes:
+        return {
+            rate: Measured(volumes, replace(config.simulation, kinds=["random"],
+                                            accelerations=[rate]), 12345).draw(0, count)
+            for rate in (2.0, 4.0, 8.0)
+        }
     settings = replace(config.simulation, kinds=["random"], snr=[10.0, 100.0])
     simulator = validation_simulator(replace(config, simulation=settings), 12345)
     return {

@@ -1,4 +1,4 @@
-"""Supervised training of the unrolled network on simulated measurements."""
+"""Training of a network by any scheme."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,7 +16,7 @@ from snrecon.training.batch import Batch
 from snrecon.training.config import Config, check, load_config
 from snrecon.training.gram import batch_gram
 from snrecon.training.scores import nmse, sense_nmse
-from snrecon.training.stream import training_simulator, validation_batches
+from snrecon.training.stream import training_source, validation_batches
 
 Progress = Callable[[int, int | None, str], None]
 
@@ -48,7 +49,7 @@ def train(
     try:
         import lightning
 
-        from snrecon.training.module import Supervised
+        from snrecon.training.module import Training
     except ImportError as error:
         raise MissingExtraError("Training", "train") from error
     if config.trainer.threads > 0:
@@ -65,8 +66,8 @@ def train(
         (folder / "log.csv").unlink(missing_ok=True)
     validation = validation_batches(config)
     _write_baselines(folder / "baselines.csv", validation)
-    simulator = training_simulator(config)
-    module = Supervised(config, simulator, validation, use_bfloat16(config.trainer.precision))
+    source = training_source(config)
+    module = Training(config, source, validation, use_bfloat16(config.trainer.precision))
     if config.trainer.initial:
         module.start_from(config.trainer.initial)
 
@@ -85,7 +86,8 @@ def train(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's advice on workers and loggers
         trainer = lightning.Trainer(
-            accelerator="auto", devices=1, max_epochs=-1, logger=False, callbacks=[keep, Report()],
+            accelerator="auto", devices=config.trainer.devices, max_epochs=-1,
+            logger=_logger(config.trainer.logger, folder), callbacks=[keep, Report()],
             enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
             gradient_clip_val=config.trainer.clip, reload_dataloaders_every_n_epochs=1)
         module.began = time.monotonic()
@@ -93,7 +95,7 @@ def train(
     path = folder / f"{config.output.name}.safetensors"
     if module.recent:
         module.record()
-    else:
+    elif not config.trainer.patience:
         module.export(path)
     return path
 
@@ -106,6 +108,19 @@ def use_bfloat16(precision: str) -> bool:
         return torch.cuda.is_bf16_supported()
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return bool(probe())
+
+
+def _logger(kind: str, folder: Path) -> Any:
+    """Lightning's logger beside the log that is always written, or False."""
+    if kind != "tensorboard":
+        return False
+    try:
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        return TensorBoardLogger(folder, name="", version="tensorboard")
+    except ImportError as error:
+        raise InputError("trainer.logger = 'tensorboard' needs the package tensorboard: "
+                         "pip install tensorboard.") from error
 
 
 def _write_baselines(path: Path, validation: dict[float, Batch]) -> None:

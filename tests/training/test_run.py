@@ -43,7 +43,7 @@ def configuration(images, folder, **trainer) -> Config:
         data=DataConfig([images], [], voxel_sizes={"heads": 5.0}),
         simulation=SimulationConfig(grids=[[32, 32]], coils=[3, 3], accelerations=[2.0], pool=4,
                                     kinds=["random"]),
-        network=NetworkConfig(unrolls=2, features=3),
+        network=NetworkConfig("varnet", {"unrolls": 2, "features": 3}),
         trainer=TrainerConfig(**{**settings, **trainer}),
         output=OutputConfig(str(folder), "net"),
     )
@@ -98,10 +98,10 @@ def test_an_interrupted_run_continues_bit_for_bit(images, tmp_path):
 
 def test_log_and_time_limit(images, tmp_path, monkeypatch):
     pytest.importorskip("lightning")
-    from snrecon.training import supervised, train
+    from snrecon.training import run, train
 
-    few = supervised.validation_batches
-    monkeypatch.setattr(supervised, "validation_batches", lambda config: few(config, count=1))
+    few = run.validation_batches
+    monkeypatch.setattr(run, "validation_batches", lambda config: few(config, count=1))
 
     config = configuration(images, tmp_path / "run", max_minutes=0.02, max_steps=0, interval=100)
     config = replace(config, data=replace(config.data, validation=[images]))
@@ -167,7 +167,7 @@ def test_training_starts_from_given_weights(images, tmp_path):
     trained = load_file(train(config))
     for key, value in network.state_dict().items():
         torch.testing.assert_close(trained[key], value, rtol=1e-5, atol=1e-6)
-    other = replace(config, network=NetworkConfig(unrolls=2, features=4))
+    other = replace(config, network=NetworkConfig("varnet", {"unrolls": 2, "features": 4}))
     with pytest.raises(InputError, match="do not fit"):
         train(other)
     missing = replace(config, trainer=replace(config.trainer, initial="absent.safetensors"))

@@ -1,0 +1,49 @@
+"""The networks of the package built from a configuration and applied to training batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from snrecon.networks.e2e_varnet import E2EVarNet, calibration_samples, combine_coils
+from snrecon.networks.modl import MoDL
+from snrecon.networks.store import NETWORKS
+from snrecon.networks.unet import Unet, complex_unet, magnitude_unet
+from snrecon.networks.varnet import VarNet
+from snrecon.training.batch import Batch
+from snrecon.training.config import NetworkConfig
+from snrecon.training.gram import batch_gram
+
+
+def build(config: NetworkConfig) -> nn.Module:
+    """The network of a configuration with random weights, from the global generator."""
+    return NETWORKS[config.name](**config.settings)
+
+
+def apply(network: nn.Module, batch: Batch) -> Tensor:
+    """Images ``(batch, ky, kx)`` in SNR units.
+
+    Complex, comparable with ``batch.target``; real and comparable with its modulus for a U-Net of
+    one channel. The E2E-VarNet makes maps of its own, whose common phase no one can know: its
+    predicted k-space is combined with the maps of the batch, as the target is.
+    """
+    if isinstance(network, VarNet | MoDL):
+        answer: Tensor = network(batch.b, batch_gram(batch.maps, batch.mask), batch.support)
+        return answer
+    if isinstance(network, Unet):
+        if network.in_chans == 1:
+            return magnitude_unet(network, batch.b.abs())
+        return complex_unet(network, batch.b, batch.support)
+    assert isinstance(network, E2EVarNet)
+    calibration = torch.stack([calibration_samples(mask) for mask in batch.mask])
+    kspace, _ = network.predict(batch.kspace, batch.mask, calibration)
+    return combine_coils(kspace, batch.maps)
+
+
+def target_of(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    """What a complex target is to this network: itself, or its modulus."""
+    if isinstance(network, Unet) and network.in_chans == 1:
+        return torch.abs
+    return lambda target: target
