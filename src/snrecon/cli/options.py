@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from snrecon.recon.base import Reconstructor
 
 METHODS = (
-    "zero_filled, partial_fourier, sense, grappa, tv, wavelet or varnet; a variant or weights "
-    "after a colon, e.g. partial_fourier:pocs, varnet:brain, varnet:path.safetensors"
+    "zero_filled, partial_fourier, sense, grappa, tv, wavelet, unet, varnet, e2e_varnet or modl; a "
+    "variant or weights after a colon, e.g. partial_fourier:pocs, varnet:brain, "
+    "varnet:path.safetensors, or fastMRI's published weights, unet:path.pt"
 )
 
 
