@@ -14,6 +14,7 @@ import torch
 
 import real_files
 import snrecon.recon as recon
+from snrecon.data import Scan
 from snrecon.errors import InputError
 from snrecon.io import save_image
 from snrecon.io.images import has_reference, read_images
@@ -69,6 +70,18 @@ def test_scores_are_of_the_undersampled_scan(brain: Path) -> None:
     assert head.psnr != pytest.approx(row.psnr, abs=0.1)
     (better,) = reconstruct(brain, recon.Sense(lamda=0.03), MASK)
     assert better.nmse < row.nmse
+
+
+def test_a_3d_grid_is_scored_plane_by_plane(tmp_path: Path) -> None:
+    one = real_files.full_scan()
+    volume = torch.stack([one.kspace, 0.5 * one.kspace, 0 * one.kspace], dim=1)
+    path = save_scan(Scan(volume, mask=torch.ones(3, 40, 32, dtype=torch.bool), noise=one.noise),
+                     tmp_path / "grid.npz")
+    mask = {"kind": "random", "acceleration": 2, "calibration": 12}
+    (row,) = reconstruct(path, recon.ZeroFilled("rss"), mask)
+    assert (row.slices, row.rows, row.columns) == (3, 40, 32)
+    assert row.mask == "random"
+    assert 0 < row.nmse < 1
 
 
 def test_the_reference_of_a_fastmri_file_is_its_own_cropped(tmp_path: Path) -> None:

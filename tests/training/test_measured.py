@@ -20,7 +20,7 @@ from snrecon.report.demo import save_scan
 from snrecon.training.config import SimulationConfig
 from snrecon.training.measured import Measured, draw_mask, measured
 from snrecon.training.prepare import Settings, prepare
-from snrecon.training.slices import CACHE, PreparedVolume, RawVolume, open_volumes
+from snrecon.training.slices import CACHE, PreparedVolume, RawVolume, find_scans, open_volumes
 
 SETTINGS = SimulationConfig(
     kinds=["random", "gaussian2d"], accelerations=[2.0, 4.0], calibration=[0.1, 0.2])
@@ -114,9 +114,10 @@ def test_strips_are_complete_problems(data: Path) -> None:
         (s,) = shifts
         torch.testing.assert_close(b.target[0], a.target[0, :, s : s + 12], atol=1e-3, rtol=1e-3)
         torch.testing.assert_close(b.maps[0], a.maps[0, ..., s : s + 12])
+    planar = Measured([PreparedVolume(data / "s0.npz")], SimulationConfig(kinds=["poisson"]),
+                      columns=12)
     with pytest.raises(InputError, match="kx fully sampled"):
-        for index in range(2):  # the undersampled one draws no mask
-            measured(data, SimulationConfig(kinds=["poisson"]), columns=12).draw(index, 1)
+        planar.draw(0, 1)
 
 
 def test_masks_are_those_of_the_configuration(generator: torch.Generator) -> None:
@@ -171,6 +172,21 @@ def test_noise_of_a_fastmri_file_is_that_of_its_background(tmp_path: Path) -> No
     found = RawVolume(tmp_path / "f.h5").noise.covariance
     truth = real_files.full_scan((96, 96)).require_noise().covariance
     assert float((found - truth).norm() / truth.norm()) < 0.15
+
+
+def test_entries_that_name_real_scans(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert find_scans(str(data)) == data
+    assert find_scans(str(tmp_path)) is None  # perhaps DICOM images
+    (tmp_path / "brains").mkdir()
+    (tmp_path / "brains" / "f.h5").touch()
+    assert find_scans(str(tmp_path / "brains")) == tmp_path / "brains"
+    monkeypatch.setenv("SNRECON_DATA", str(tmp_path))
+    assert find_scans("brains") == tmp_path / "brains"
+    assert find_scans("brains/f.h5") == tmp_path / "brains" / "f.h5"
+    for entry in ("heads.npz:x", "t1.nii.gz", "absent"):
+        assert find_scans(entry) is None
 
 
 def test_what_cannot_be_used(tmp_path: Path, data: Path) -> None:

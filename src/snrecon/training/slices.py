@@ -18,6 +18,7 @@ from snrecon.errors import InputError, SnreconWarning
 from snrecon.io import load
 from snrecon.io.hdf5 import has_dataset, opened
 from snrecon.io.mapped import mapped_array
+from snrecon.training.images import data_folder
 from snrecon.training.prepare import INDEX, read_index
 from snrecon.training.volume import prepare_slice
 
@@ -115,6 +116,18 @@ class RawVolume:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SnreconWarning)  # noise from the background
             return load(self.path, slice=index, noise_covariance=noise)
+
+
+def find_scans(entry: str) -> Path | None:
+    """The folder or file of an entry under ``[data]`` that names real scans: a folder made by
+    ``snrecon prepare``, a folder of ``.h5`` files, or one such file (absolute, relative to here or
+    under SNRECON_DATA). None for anything else, such as magnitude images."""
+    for path in (Path(entry), data_folder() / entry):
+        if path.is_dir() and ((path / INDEX).is_file() or any(path.glob("*.h5"))):
+            return path
+        if path.is_file() and path.suffix in (".h5", ".hdf5"):
+            return path
+    return None
 
 
 def open_volumes(path: str | Path, split: str = "train") -> list[Volume]:
