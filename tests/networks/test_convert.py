@@ -161,7 +161,7 @@ def _without(state, key):
         (lambda s: {**s, "conv.layers.0.weight": torch.ones(3, 3)}, "conv.layers.0.weight.*shape"),
         (lambda s: {**s, "up_conv.3.1.bias": torch.tensor([float("nan")])}, "NaN"),
         (lambda s: {}, "missing"),
-        (lambda s: {**s, **{f"down_sample_layers.{i}.x": torch.ones(1) for i in range(9)}}, "9 lev"),
+        (lambda s: {**s, **{f"down_sample_layers.{i}.x": torch.ones(1) for i in range(9)}}, "9 l"),
     ],
 )
 def test_foreign_dicts_are_refused_in_a_sentence(change, message):

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from derivatives import check_derivatives, draw
 from torch.nn import functional
 
+from derivatives import check_derivatives, draw
 from snrecon.errors import InputError
 from snrecon.networks.e2e_varnet import E2EVarNet, NormUnet, calibration_samples
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from derivatives import check_derivatives, draw
 
+from derivatives import check_derivatives, draw
 from snrecon.errors import InputError
 from snrecon.networks.modl import MoDL
 from snrecon.networks.varnet import root_mean_square
@@ -40,6 +40,23 @@ def test_derivatives(implicit, grid):
     model = network(implicit)
     check_derivatives(lambda y: model(y, gram, support), b)
     assert bool((model(b, gram, support)[~support] == 0).all())
+
+
+@pytest.mark.parametrize("implicit", [0, 1])
+@pytest.mark.parametrize("full", [False, True])
+def test_linearize_equals_forward_mode(implicit, full):
+    b, maps, mask, support = problem((9, 7))
+    gram = FourierGram(maps, mask | full)  # fully sampled data are solved in one step
+    model = network(implicit, iterations=4)
+    image, jvp = model.linearize(b, gram, support)
+    torch.testing.assert_close(image, model(b, gram, support), rtol=1e-10, atol=1e-10)
+    tangents = draw((3, *b.shape), torch.complex128, 7) * support
+    kept, fast = tangents.clone(), jvp(tangents)
+    assert torch.equal(tangents, kept)
+    for tangent, answer in zip(tangents, fast):
+        _, wanted = torch.func.jvp(lambda y: model(y, gram, support), (b,), (tangent,))
+        torch.testing.assert_close(answer, wanted, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(jvp(tangents), fast, rtol=0, atol=0)
 
 
 def test_every_unroll_solves_its_normal_equations():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from derivatives import check_derivatives, draw
 from torch.nn import functional
 
+from derivatives import check_derivatives, draw
 from snrecon.networks.unet import Unet, complex_unet, magnitude_unet
 
 

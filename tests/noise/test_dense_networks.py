@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from functools import cache
 
-import networks_at_hand as nets
 import numpy as np
 import pytest
 import torch
 from benchmarks.dense_noise import covariance_maps, difference_matrix
 from benchmarks.small_problems import irregular_mask, plane_mask, small_scan
 
+import networks_at_hand as nets
 from snrecon.data import Scan
 from snrecon.noise import noise_map
 from snrecon.recon import E2EVarNet, MoDL, UNet

@@ -6,8 +6,8 @@ from functools import cache
 
 import pytest
 import torch
-from derivatives import draw
 
+from derivatives import draw
 from snrecon.physics.operators import Encoding
 from snrecon.physics.solvers import linear_solve
 

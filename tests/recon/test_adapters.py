@@ -6,16 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from derivatives import check_derivatives
-from support import random_complex
 from torch import nn
 
+from derivatives import check_derivatives
 from snrecon.data import NoiseModel, Scan
 from snrecon.errors import InputError
 from snrecon.networks.varnet import root_mean_square
 from snrecon.noise import noise_map
 from snrecon.physics.fourier import ifft
 from snrecon.recon import ImageModule, KspaceModule, direct_varnet, monai_varnet
+from support import random_complex
 
 GRID = (9, 8)
 
@@ -160,7 +160,7 @@ class CascadesOfOther(nn.Module):
         self.weight = nn.Parameter(torch.tensor(0.3), requires_grad=False)
 
     def forward(self, masked_kspace, mask, sensitivity_map=None):
-        b, coils, height, width, two = masked_kspace.shape
+        _, coils, height, width, two = masked_kspace.shape
         assert two == 2
         assert masked_kspace.is_contiguous()
         if self.image:

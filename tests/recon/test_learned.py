@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import networks_at_hand as nets
 import pytest
 import torch
-from derivatives import check_derivatives, draw
-from support import random_complex
 
+import networks_at_hand as nets
+from derivatives import check_derivatives, draw
 from snrecon.data import NoiseModel, Scan
 from snrecon.errors import InputError
 from snrecon.networks.e2e_varnet import calibration_samples, combine_coils
@@ -19,6 +18,7 @@ from snrecon.physics.fourier import ifft
 from snrecon.physics.gram import FourierGram
 from snrecon.recon import E2EVarNet, MoDL, UNet
 from snrecon.recon.registry import load
+from support import random_complex
 
 GRID = (14, 13)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from snrecon.errors import SnreconWarning
 from snrecon.physics.operators import LinearOperator
+
+Tangents = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,3 +220,59 @@ class _ShiftedSolve(torch.autograd.Function):
         if in_dims[0] is None:
             return _ShiftedSolve.apply(b, shift, *rest), None
         return _ShiftedSolve.apply(b.movedim(in_dims[0], 0), shift, *rest), 0
+
+
+def linearized_steps(
+    operator: LinearOperator, b: Tensor, iterations: int
+) -> tuple[Tensor, Tangents]:
+    """Exactly ``iterations`` steps at one ``b``, and their derivative in it.
+
+    The value is that of :func:`conjugate_gradient` with ``tolerance=0``. The derivative repeats the
+    steps on tangents with the directions, images and residuals of the value, which are kept: three
+    arrays a step. No gradients pass through either.
+
+    Args:
+        operator: A, Hermitian, positive semidefinite.
+        b: ``(1, *domain)``.
+        iterations: Steps.
+
+    Returns:
+        x, as ``b``, and a function from tangents ``(batch, *domain)`` of b to those of x.
+    """
+    axes = tuple(range(-len(operator.domain), 0))
+
+    def inner(a: Tensor, c: Tensor) -> Tensor:
+        return (a.conj() * c).real.sum(dim=axes, keepdim=True)
+
+    x, residual, direction = torch.zeros_like(b), b, b
+    size = _squared(residual, axes)
+    kept = []
+    for _ in range(iterations):
+        image = operator(direction)
+        curvature = inner(direction, image)
+        going = (size > 0) & (curvature > 0)
+        divisor, scale = torch.where(going, curvature, 1), torch.where(going, size, 1)
+        alpha = torch.where(going, size / divisor, 0)
+        after = residual - alpha * image
+        new = torch.where(going, _squared(after, axes), size)
+        beta = torch.where(going, new / scale, 0)
+        kept.append((direction, image, after, alpha, beta, divisor, scale, going))
+        x = x + alpha * direction
+        residual, size = after, new
+        direction = residual + beta * direction
+
+    def tangent(db: Tensor) -> Tensor:
+        dx, dr, dp = torch.zeros_like(db), db, db
+        d_size = 2 * inner(b, db)
+        for p, q, r, alpha, beta, curvature, scale, going in kept:
+            # The operator is Hermitian: the derivative of <p, A p> is 2 Re <A p, dp>.
+            d_alpha = torch.where(going, (d_size - 2 * alpha * inner(q, dp)) / curvature, 0)
+            dx = dx + alpha * dp + d_alpha * p
+            dr = dr - alpha * operator(dp) - d_alpha * q
+            d_new = torch.where(going, 2 * inner(r, dr), d_size)
+            d_beta = torch.where(going, (d_new - beta * d_size) / scale, 0)
+            dp = dr + beta * dp + d_beta * p
+            d_size = d_new
+        return dx
+
+    return x, tangent

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from snrecon.physics.conjugate_gradient import Solution, conjugate_gradient, linear_solve
+from snrecon.physics.conjugate_gradient import (
+    Solution,
+    conjugate_gradient,
+    linear_solve,
+    linearized_steps,
+)
 from snrecon.physics.proximal import (
     fista,
     group_projection,
@@ -19,6 +24,7 @@ __all__ = [
     "group_projection",
     "group_threshold",
     "linear_solve",
+    "linearized_steps",
     "pdhg",
     "power_iteration",
     "soft_threshold",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -56,10 +57,17 @@ class MoDL(Reconstructor):
         def function(kspace: Tensor) -> Tensor:
             return network(units.adjoint(kspace), gram, units.support) * units.inverse
 
+        def linearize(kspace: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+            image, jvp = network.linearize(units.adjoint(kspace), gram, units.support)
+            return image * units.inverse, lambda tangents: (
+                jvp(units.adjoint(tangents)) * units.inverse
+            )
+
         return Bound(
             function,
             self.name,
             frozen=units.model.frozen,
             maps=units.model.maps,
+            linearize=linearize if hasattr(network, "linearize") else None,
             details={"weights": self.weights, "maps": units.model.maps_source},
         )
