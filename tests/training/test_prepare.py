@@ -181,6 +181,12 @@ def test_equal_names_and_bad_input(raw: Path, tmp_path: Path) -> None:
     prepare([raw / "s0.npz", other / "s0.npz"], tmp_path / "data")
     names = {e["file"] for e in read_index(tmp_path / "data")}
     assert names == {"raw_s0.npz", "other_s0.npz"}
+    assert {e["split"] for e in read_index(tmp_path / "data")} == {"train", "validation"}
+    prepare([raw / "s0.npz"], tmp_path / "later")
+    before = (tmp_path / "later" / "s0.npz").read_bytes()
+    with pytest.raises(InputError, match="would replace it"):
+        prepare([other / "s0.npz"], tmp_path / "later")
+    assert (tmp_path / "later" / "s0.npz").read_bytes() == before
     (tmp_path / "void").mkdir()
     with pytest.raises(InputError, match="holds no scans"):
         prepare([tmp_path / "void"], tmp_path / "data")

@@ -104,6 +104,10 @@ def prepare(
     folder = _folder(Path(folder))
     table = {entry["file"]: entry for entry in _old_index(folder)
              if (folder / entry["file"]).is_file()}
+    for name, path in names.items():
+        if name in table and table[name]["source"] != str(path):
+            raise InputError(f"{folder / name} was made from {table[name]['source']}, and {path} "
+                             "would replace it; rename the scan or choose another folder.")
     before = 0
     for done, (name, path) in enumerate(names.items()):
         if progress is not None:
@@ -135,7 +139,8 @@ def read_index(folder: str | Path) -> list[dict[str, Any]]:
             raise ValueError("it is of another version")
         entries = found["volumes"]
         for entry in entries:
-            entry["file"], entry["split"], entry["mark"], entry["full"], entry["shape"]
+            for key in ("file", "source", "subject", "split", "mark", "slices", "skipped"):
+                entry[key]
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such file; make it with snrecon prepare.") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -158,7 +163,7 @@ def _volume(path: Path, out: Path, settings: Settings) -> dict[str, Any]:
         "file": out.name,
         "source": str(path),
         "source_sha256": _digest(_data_file(path)),
-        "subject": str(scan.attributes.get("patient_id") or path.stem),
+        "subject": str(scan.attributes.get("patient_id") or out.stem),
         "sha256": digest,
         "bytes": size,
         "shape": list(made.kspace.shape),
