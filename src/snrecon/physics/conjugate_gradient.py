@@ -183,7 +183,7 @@ class _ShiftedSolve(torch.autograd.Function):
     def forward(
         b: Tensor, shift: Tensor, operator: LinearOperator, iterations: int, tolerance: float
     ) -> Tensor:
-        return _converged(operator, b, float(shift), iterations, tolerance)
+        return _converged(operator, b, float(shift.detach()), iterations, tolerance)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
