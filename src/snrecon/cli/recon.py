@@ -30,8 +30,8 @@ def run(args: argparse.Namespace) -> None:
     recon = load_method(args)
     scan = load_scan(args)
     started = time.time()
-    image = recon(scan)
-    save_image(image, out, scan=scan, method=args.method)
+    image, units = recon.reconstruct(scan)
+    save_image(image, out, scan=scan, method=args.method, units=units)
     shape = "x".join(map(str, image.shape))
     print(f"{args.method}: image {shape}, acceleration {scan.acceleration:.2f}")
     for path in output.written(out, started):

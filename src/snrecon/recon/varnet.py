@@ -76,6 +76,7 @@ class VarNet(Reconstructor):
             self.name,
             frozen=model.frozen,
             maps=maps,
+            units=model.units,
             linearize=linearize if hasattr(network, "linearize") else None,
             details={"weights": self.weights, "maps": model.maps_source},
         )

@@ -40,7 +40,11 @@ class ZeroFilled(Reconstructor):
         """k-space ``(..., coil, *grid)`` to image ``(..., *grid)``."""
         if self.combine == "rss":
             mask = scan.sampled
-            return Bound(lambda y: root_sum_of_squares(y, mask), "zero_filled:rss")
+            return Bound(
+                lambda y: root_sum_of_squares(y, mask),
+                "zero_filled:rss",
+                units="k-space units (orthonormal Fourier transform)",
+            )
         model = forward_model(scan)
         return Bound(
             lambda y: matched_filter(model, y),
@@ -48,6 +52,7 @@ class ZeroFilled(Reconstructor):
             frozen=model.frozen,
             linear=True,
             maps=matched_filter_maps(model.maps),
+            units=model.matched_filter_units,
             details={"maps": model.maps_source},
         )
 

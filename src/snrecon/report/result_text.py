@@ -41,6 +41,7 @@ def describe_result(result: NoiseMap) -> str:
     if result.g_factor is not None and bool(where.any()):
         g = result.g_factor[where]
         rows.append(("g-factor", f"median {float(g.median()):.3f}, largest {float(g.max()):.3f}"))
+    rows.append(("units", result.units))
     rows.append(("frozen", ", ".join(result.frozen) or "nothing"))
     width = max(len(name) for name, _ in rows) + 2
     return "\n".join(f"{name:<{width}}{value}" for name, value in rows)
