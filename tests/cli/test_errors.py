@@ -196,7 +196,24 @@ def test_interruption_says_how_to_go_on(
     monkeypatch.setattr(snrecon_noise, "noise_map", interrupt)
     words = ("noise", scan_file, "--method", "sense", "--out", out / "r.h5")
     assert_one_sentence(snrecon(*words), 130, "--state FILE")
-    assert_one_sentence(snrecon(*words, "--state", out / "s.h5"), 130, str(out / "s.h5"))
+    early = snrecon(*words, "--state", out / "s.h5")
+    assert_one_sentence(early, 130, "before anything was saved", "run the same command again")
+    assert "s.h5" not in early.err
+    (out / "s.h5").touch()
+    late = snrecon(*words, "--state", out / "s.h5")
+    assert_one_sentence(late, 130, f"the work so far is in {out / 's.h5'}")
+
+
+def test_an_interrupted_command_without_states_speaks_of_none(
+    snrecon: Run, scan_file: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("snrecon.cli.recon.load_scan", interrupt)
+    done = snrecon("recon", scan_file, "--method", "sense", "--out", out / "r.h5")
+    assert_one_sentence(done, 130, "interrupted")
+    assert "state" not in done.err
 
 
 def test_interrupted_in_the_middle_and_resumed(

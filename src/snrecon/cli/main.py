@@ -7,6 +7,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from snrecon import __version__
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         return _fail(BAD_INPUT, str(error), debug)
     except KeyboardInterrupt:
-        return _fail(INTERRUPTED, _how_to_resume(getattr(args, "state", None)), debug)
+        return _fail(INTERRUPTED, _how_to_resume(args), debug)
     except BrokenPipeError:
         # The reader of our output (head, less) has gone; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -73,9 +74,16 @@ def _fail(code: int, sentence: str, debug: bool) -> int:
     return code
 
 
-def _how_to_resume(state: Any) -> str:
+def _how_to_resume(args: Any) -> str:
+    if hasattr(args, "resume"):
+        return "interrupted; with --resume training goes on from the last checkpoint, if any."
+    if not hasattr(args, "state"):
+        return "interrupted; run the same command again."
+    state: Path | None = args.state
     if state is None:
         return "interrupted; with --state FILE a noise map can be continued where it stopped."
+    if not state.is_file():
+        return "interrupted before anything was saved; run the same command again."
     return f"interrupted; the work so far is in {state}: run the same command again to continue."
 
 
