@@ -76,6 +76,39 @@ def test_unknown_noise_names_the_option(snrecon: Run, tmp_path: Path, out: Path)
     assert list(out.iterdir()) == []
 
 
+UNFIT = [
+    ("sense", 1, "recon", (), "only 1 calibration line,"),
+    ("sense", 2, "noise", (), "only 2 calibration lines,"),
+    ("zero_filled", 1, "recon", (), "only 1 calibration line,"),
+    ("grappa", 2, "recon", (), "only 2 calibration lines,"),
+    ("tv", 2, "noise", (), "only 2 calibration lines,"),
+    ("wavelet", 2, "recon", (), "only 2 calibration lines,"),
+    ("varnet", 2, "noise", (), "only 2 calibration lines,"),
+    ("partial_fourier", 2, "recon", (), "lines are missing inside"),
+    ("partial_fourier", 2, "noise", (), "lines are missing inside"),
+    ("tv", 4, "noise", ("--estimator", "analytic"), "tv has no closed form"),
+]
+
+
+@pytest.mark.parametrize(("method", "lines", "command", "extra", "said"), UNFIT)
+def test_a_method_that_does_not_fit_names_the_scan(
+    method: str, lines: int, command: str, extra: tuple[str, ...], said: str,
+    snrecon: Run, tmp_path: Path, out: Path,
+) -> None:  # fmt: skip
+    generator = np.random.default_rng(1)
+    kspace = (generator.standard_normal((3, 24, 16, 2)) @ [1, 1j]).astype("c8")
+    centre = {1: [12], 2: [11, 12], 4: [10, 11, 12, 13]}[lines]
+    missing = sorted(set(range(24)) - {2, 5, 18, 21, *centre})
+    kspace[:, missing] = 0
+    np.savez(tmp_path / "few.npz", kspace=kspace, noise_covariance=np.eye(3, dtype="c8"))
+    done = snrecon(
+        command, tmp_path / "few.npz", "--method", method, *extra, "--out", out / "r.h5"
+    )
+    assert_one_sentence(done, 2, f"error: {tmp_path / 'few.npz'}: ", said)
+    assert done.err.count("few.npz") == 1
+    assert list(out.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"hello", b"PK\x03\x04broken", b"\x89HDF\r\n\x1a\n", None]
 )

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from snrecon.data import NoiseModel, Scan
-from snrecon.errors import InputError, SnreconWarning
+from snrecon.errors import InputError, SnreconWarning, naming
 from snrecon.io import cfl, fastmri, npy
 from snrecon.io.contents import Contents, finite, numeric_tensor
 from snrecon.io.hdf5 import names, opened
-from snrecon.io.limits import listing, reason, regular_file
+from snrecon.io.limits import listing, regular_file
 from snrecon.io.npz import Archive, read_npy_scan, read_npz
 from snrecon.physics.masks import Mask, make_mask
 from snrecon.physics.noise_estimation import covariance_from_background, covariance_from_noise_scan
@@ -151,7 +151,7 @@ def _noise(
 ) -> NoiseModel | None:
     scan = contents.scan
     model: NoiseModel | None
-    try:
+    with naming(scan.source):
         if option is not None:
             model = _given_noise(option, scan)
         elif contents.noise_covariance is not None:
@@ -164,8 +164,6 @@ def _noise(
             model = _background(scan)
         if model is not None and contents.noise_spectrum is not None:
             model = replace(model, spectrum=contents.noise_spectrum.to(torch.float64))
-    except InputError as error:
-        raise InputError(_named(scan.source, error)) from error
     return model
 
 
@@ -179,13 +177,11 @@ def _given_noise(option: str | Path | Tensor | np.ndarray, scan: Scan) -> NoiseM
         name, tensor = "the given noise covariance", torch.as_tensor(option)
     if tuple(tensor.shape) != (scan.coils, scan.coils):
         raise InputError(
-            f"{name} has shape {tuple(tensor.shape)}, but a noise covariance for {scan.source} "
-            f"must be ({scan.coils}, {scan.coils})."
+            f"{name} has shape {tuple(tensor.shape)}, but the noise covariance of this scan must "
+            f"be ({scan.coils}, {scan.coils})."
         )
-    try:
+    with naming(name):
         return NoiseModel(_real_or_complex(tensor), source="given")
-    except InputError as error:
-        raise InputError(_named(name, error)) from error
 
 
 def _measured_noise(contents: Contents) -> NoiseModel:
@@ -292,8 +288,3 @@ def _array(path: str | Path, name: str, from_cfl: Any) -> Tensor:
 
 def _real_or_complex(tensor: Tensor) -> Tensor:
     return tensor if tensor.is_complex() or tensor.is_floating_point() else tensor.to(torch.float64)
-
-
-def _named(name: str, error: Exception) -> str:
-    text = reason(error) if not isinstance(error, InputError) else str(error)
-    return text if text.startswith(name) or name in text else f"{name}: {text}"

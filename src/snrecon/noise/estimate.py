@@ -129,7 +129,8 @@ def _slice_map(
             return state.result()
     except NotDifferentiableError as error:
         if estimator != "auto":
-            raise InputError(f"{error}; use the estimator 'replicas'.") from error
+            source = problem.scan.source
+            raise InputError(f"{source}: {error}; use the estimator 'replicas'.") from error
         facts["why"] = f"replicas, because {error}"
         warnings.warn(f"using replicas: {error}.", SnreconWarning, stacklevel=3)
     state = replicas(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from snrecon.data import Scan
-from snrecon.errors import InputError
+from snrecon.errors import InputError, naming
 from snrecon.physics.jacobian import Linearization
 from snrecon.physics.thermal import NoiseColouring
 from snrecon.recon.base import Bound
@@ -27,12 +27,13 @@ def bind(recon: Reconstruction, scan: Scan) -> Bound:
     """Bind a Reconstructor to the scan, or wrap a user's ``f(kspace)``.
 
     Raises:
-        InputError: if it is neither.
+        InputError: if it is neither, or the method does not fit the scan, which is named.
     """
     if isinstance(recon, Bound):
         return recon
     if hasattr(recon, "bind"):
-        bound = recon.bind(scan)
+        with naming(scan.source):
+            bound = recon.bind(scan)
         if isinstance(bound, Bound):
             return bound
         return Bound(function=bound, method=_name(recon), batched=False)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from snrecon.data import Scan
+from snrecon.errors import naming
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +71,13 @@ class Reconstructor(ABC):
         """
 
     def __call__(self, scan: Scan) -> Tensor:
-        """Image ``(*grid)``, or ``(slice, ky, kx)`` for a stack."""
-        images = [self.bind(one)(one.kspace) for one in scan]
+        """Image ``(*grid)``, or ``(slice, ky, kx)`` for a stack.
+
+        Raises:
+            InputError: if the method does not fit the scan, which the sentence names.
+        """
+        with naming(scan.source):
+            images = [self.bind(one)(one.kspace) for one in scan]
         return images[0] if scan.layout == "grid" else torch.stack(images)
 
     def __repr__(self) -> str:
