@@ -21,6 +21,7 @@ from snrecon.io.contents import Contents, finite, numeric_tensor
 from snrecon.io.hdf5 import names, opened
 from snrecon.io.limits import listing, regular_file
 from snrecon.io.npz import Archive, read_npy_scan, read_npz
+from snrecon.physics.background import ADVICE
 from snrecon.physics.masks import Mask, make_mask
 from snrecon.physics.noise_estimation import covariance_from_background, covariance_from_noise_scan
 
@@ -43,8 +44,9 @@ def load(
 
     The noise comes from, in this order: ``noise_covariance``; the file's noise covariance; the
     file's noise-only scan; the background of a fully sampled scan (with a
-    :class:`~snrecon.errors.SnreconWarning`). Failing all, ``scan.noise`` is None. A noise spectrum
-    over the readout stated by the file goes with any of them.
+    :class:`~snrecon.errors.SnreconWarning`). Failing all, ``scan.noise`` is None and
+    ``scan.noise_unknown`` says why. A noise spectrum over the readout stated by the file goes with
+    any of them.
 
     Args:
         path: File.
@@ -80,8 +82,7 @@ def load(
                 )
             given = given[slice]
         scan = replace(scan, maps=given)  # checks the shape
-    noise = _noise(replace(contents, scan=scan), noise_covariance)
-    scan = replace(scan, noise=noise)
+    scan = _with_noise(replace(contents, scan=scan), noise_covariance)
     return scan if undersample is None else _undersample(scan, undersample)
 
 
@@ -146,11 +147,13 @@ def read(path: str | Path, *, key: str | None = None, slice: int | None = None) 
     return read_npy_scan(path) if found == "npy" else cfl.read_cfl_scan(path)
 
 
-def _noise(
+def _with_noise(
     contents: Contents, option: str | Path | Tensor | np.ndarray | None
-) -> NoiseModel | None:
+) -> Scan:
+    """The scan with its noise, or with the reason why that is not known."""
     scan = contents.scan
     model: NoiseModel | None
+    unknown = ""
     with naming(scan.source):
         if option is not None:
             model = _given_noise(option, scan)
@@ -161,10 +164,10 @@ def _noise(
         elif contents.noise_scan is not None:
             model = _measured_noise(contents)
         else:
-            model = _background(scan)
+            model, unknown = _background(scan)
         if model is not None and contents.noise_spectrum is not None:
             model = replace(model, spectrum=contents.noise_spectrum.to(torch.float64))
-    return model
+        return replace(scan, noise=model, noise_unknown=unknown)
 
 
 def _given_noise(option: str | Path | Tensor | np.ndarray, scan: Scan) -> NoiseModel:
@@ -199,19 +202,19 @@ def _measured_noise(contents: Contents) -> NoiseModel:
     return covariance_from_noise_scan(noise, dwell_ratio=contents.dwell_ratio)
 
 
-def _background(scan: Scan) -> NoiseModel | None:
-    """Noise from the image background; None where there is none or the scan is undersampled."""
+def _background(scan: Scan) -> tuple[NoiseModel | None, str]:
+    """Noise from the image background; None and why, where that does not show it."""
     try:
         model = covariance_from_background(scan.kspace, scan.sampled, layout=scan.layout)
-    except InputError:
-        return None
+    except InputError as error:
+        return None, str(error).removesuffix(f": {ADVICE}").rstrip(".")
     warnings.warn(
         f"{scan.source}: the noise was estimated from the image background, because the file "
         "states none; give a noise covariance if one was measured.",
         SnreconWarning,
         stacklevel=4,
     )
-    return model
+    return model, ""
 
 
 def _undersample(
