@@ -42,7 +42,8 @@ def noise_map(
 
     Args:
         recon_or_f: A Reconstructor (an object with ``bind``), or any callable from k-space
-            ``(coil, *grid)`` to an image, which receives ``scan.kspace`` exactly as loaded.
+            ``(coil, *grid)`` to an image ``(*grid)`` or a crop of it with as many axes, which
+            receives ``scan.kspace`` exactly as loaded.
         scan: One slice, a 3D grid, or a stack (each slice on its own); its noise must be known.
         estimator: ``analytic`` (closed form), ``exact`` (one VJP a row), ``sketch`` (Jacobian
             products of random-phase probes), ``replicas`` (Monte Carlo), or ``auto``: the first of
@@ -61,8 +62,8 @@ def noise_map(
         NoiseMap with image, maps and what was frozen.
 
     Raises:
-        InputError: if the noise is unknown, an option does not fit, or the estimator does not
-            apply to the method.
+        InputError: if the noise is unknown, an option does not fit, the callable returns no such
+            image, or the estimator does not apply to the method.
     """
     if estimator not in ESTIMATORS:
         raise InputError(f"estimator must be one of {', '.join(ESTIMATORS)}, not {estimator!r}.")
