@@ -97,6 +97,10 @@ def test_states_resume_and_merge(snrecon: Run, scan_file: Path, out: Path) -> No
     assert merged.code == 0, merged.err
     results = [package.NoiseMap.load(out / f"{name}.h5") for name in (1, 2, "both")]
     assert results[2].passes == results[0].passes + results[1].passes
+    assert "seeds 1, 2" in merged.out
+    assert results[2].seed == 1
+    drawn = {str(seed): results[seed - 1].passes for seed in (1, 2)}
+    assert results[2].details["seeds"] == drawn
     assert results[2].relative_error < min(results[0].relative_error, results[1].relative_error)
     again = snrecon("merge", out / "1.state", out / "1.state", "--out", out / "twice.h5")
     assert again.code == 2

@@ -137,6 +137,13 @@ def test_numbers_of_a_result() -> None:
     assert fact(text, "frozen") == "coil maps"
 
 
+def test_a_merged_result_names_all_its_seeds() -> None:
+    text = describe_result(result(seed=2, details={"seeds": {"10": 18, "2": 32}}))
+    assert fact(text, "passes") == "50, seeds 2, 10"
+    alone = describe_result(result(seed=2, details={"seeds": {"2": 50}}))
+    assert fact(alone, "passes") == "50, seed 2"
+
+
 def test_exact_results_and_odd_ones() -> None:
     zeros = torch.zeros(2, 2)
     exact = result(estimator="exact", standard_error=zeros, g_factor=None, frozen=(), details={})

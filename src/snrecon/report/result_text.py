@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from snrecon.data import NoiseMap, Scan
@@ -25,8 +27,7 @@ def describe_result(result: NoiseMap) -> str:
     why = str(result.details.get("why", ""))
     named = why.startswith(result.estimator)
     rows.append(("estimator", why if named else f"{result.estimator} ({why})".replace(" ()", "")))
-    seed = "" if result.seed is None else f", seed {result.seed}"
-    rows.append(("passes", f"{result.passes:g}{seed}"))
+    rows.append(("passes", f"{result.passes:g}{_seeds(result)}"))
     rows.append(("acceleration", f"{result.acceleration:.3f}"))
     where = inside(result)
     noisy = result.sigma > 0
@@ -57,6 +58,14 @@ def describe_repetitions(recon: Reconstruction, scan: Scan, result: NoiseMap) ->
         f"repetitions    SD over {check.repetitions} repetitions / sigma = {check.ratio:.3f} +- "
         f"{check.ratio_error:.3f}"
     )
+
+
+def _seeds(result: NoiseMap) -> str:
+    """The seed; after a merge every seed that was used, of which ``result.seed`` is only one."""
+    drawn = result.details.get("seeds")
+    if isinstance(drawn, Mapping) and len(drawn) > 1:
+        return f", seeds {', '.join(map(str, sorted(map(int, drawn))))}"
+    return "" if result.seed is None else f", seed {result.seed}"
 
 
 def _error(result: NoiseMap) -> str:
