@@ -107,6 +107,16 @@ def test_states_resume_and_merge(snrecon: Run, scan_file: Path, out: Path) -> No
     assert not (out / "twice.h5").exists()
 
 
+def test_the_analytic_map_has_no_state(snrecon: Run, scan_file: Path, out: Path) -> None:
+    words = ("noise", scan_file, "--method", "sense", "--state", out / "s.h5")
+    done = snrecon(*words, "--out", out / "r.h5")
+    assert done.code == 0, done.err
+    said = f"warning: the analytic map has no state; {out / 's.h5'} is not written."
+    assert done.err.splitlines() == [said]
+    assert "s.h5" not in done.out
+    assert sorted(p.name for p in out.iterdir()) == ["r.h5"]
+
+
 def test_recon_writes_an_image(snrecon: Run, scan_file: Path, out: Path, scan: Scan) -> None:
     done = snrecon("recon", scan_file, "--method", "zero_filled", "--out", out / "x.h5")
     assert done.code == 0, done.err

@@ -53,7 +53,8 @@ def noise_map(
         max_passes: Largest number of probes or replicas, each slice.
         seed: Seed of probes and replicas; same seed, same result.
         progress: ``progress(done, total, message)``.
-        state: File to save to and resume from (exact, sketch and replicas).
+        state: File to save to and resume from (exact, sketch and replicas); the analytic map needs
+            none and warns.
         voxels: Boolean ``(*image)``: rows wanted from ``exact``; others are 0.
         chunk: Probes at once; by default from the memory at hand.
         noise_scale: Replicas only: noise of this many times its SD, the result divided by it.
@@ -97,6 +98,10 @@ def noise_map(
                 None if voxels is None else (voxels[index] if scan.layout == "stack" else voxels),
                 noise_scale,
             )
+        )
+    if state is not None and any(result.estimator == "analytic" for result in results):
+        warnings.warn(
+            f"the analytic map has no state; {state} is not written.", SnreconWarning, stacklevel=2
         )
     return results[0] if scan.layout == "grid" else stacked(results)
 
