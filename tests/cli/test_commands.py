@@ -206,6 +206,17 @@ def test_maps_and_covariance_from_files(snrecon: Run, out: Path, scan: Scan) -> 
     np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
+def test_info_takes_every_common_option(snrecon: Run, scan_file: Path, out: Path) -> None:
+    full = save_scan(simulate_scan((32, 32), 4, 1), out / "full.npz")
+    np.save(out / "maps.npy", package.load(scan_file).maps.numpy())  # type: ignore[union-attr]
+    done = snrecon(
+        "info", full, "--key", "kspace", "--slice", "0", "--mask", "regular", "--acceleration",
+        "2", "--calibration", "8", "--mask-seed", "1", "--lambda", "0.1", "--maps",
+        out / "maps.npy", "--noise-covariance", "identity", "--debug",
+    )  # fmt: skip
+    assert (done.code, done.err) == (0, "")
+
+
 def test_help_and_version(snrecon: Run) -> None:
     assert snrecon("--help").code == 0
     done = snrecon("--version")

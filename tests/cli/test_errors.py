@@ -123,8 +123,9 @@ def test_foreign_files(content: bytes | None, snrecon: Run, tmp_path: Path, out:
 
 
 USAGE = [
-    ((), "command"),
-    (("dance",), "dance"),
+    ((), "give a command: demo, info, recon, noise, merge, train;"),
+    (("--nonsense",), "snrecon: unrecognized arguments: --nonsense;"),
+    (("dance",), "argument command: invalid choice: 'dance'"),
     (("noise",), "SCAN"),
     (("noise", "{scan}", "--out", "{out}/r.h5"), "--method"),
     (("noise", "{scan}", "--method", "sense"), "--out"),
@@ -171,7 +172,11 @@ USAGE = [
     (("merge", "{scan}", "{scan}", "--out", "{out}/r.h5"), "scan.npz"),
     (("merge", "/no/state", "/no/other", "--out", "{out}/r.h5"), "/no/state"),
     (("train", "/no/config.toml"), "/no/config.toml"),
-    (("info", "{scan}", "--nonsense"), "--nonsense"),
+    (("info", "{scan}", "--nonsense"),
+     "snrecon info: unrecognized arguments: --nonsense; see 'snrecon info --help'."),
+    (("merge", "{scan}", "{scan}", "--tolerance", "1", "--out", "{out}/r.h5"),
+     "see 'snrecon merge --help'."),
+    (("info", "{scan}", "--lambda", "-1"), "--lambda"),
     (("demo", "--out", "{scan}"), "scan.npz"),
 ]  # fmt: skip
 

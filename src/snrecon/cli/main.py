@@ -15,6 +15,7 @@ from snrecon.cli import demo, info, merge, noise, recon, train
 from snrecon.cli.options import Parser
 from snrecon.errors import InputError
 
+COMMANDS = (demo, info, recon, noise, merge, train)
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -25,10 +26,22 @@ def parser() -> Parser:
         description="MRI reconstructions, each with a trustworthy voxel-wise map of its noise.",
     )
     top.add_argument("--version", action="version", version=f"snrecon {__version__}")
-    commands = top.add_subparsers(title="commands", dest="command_name", required=True)
-    for command in (demo, info, recon, noise, merge, train):
+    commands = top.add_subparsers(title="commands", dest="command_name", metavar="command")
+    for command in COMMANDS:
         command.add(commands)
     return top
+
+
+def _parsed(words: Sequence[str]) -> Any:
+    """The options; complaints come from the command that they were given to."""
+    top = parser()
+    args, unknown = top.parse_known_args(words)
+    if unknown:
+        getattr(args, "parser", top).error(f"unrecognized arguments: {' '.join(unknown)}")
+    if args.command_name is None:
+        names = [command.__name__.rpartition(".")[2] for command in COMMANDS]
+        top.error(f"give a command: {', '.join(names)}")
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             _plain_warnings(debug)
-            args = parser().parse_args(words)
+            args = _parsed(words)
             args.run(args)
             sys.stdout.flush()
         return OK
