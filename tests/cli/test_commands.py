@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import snrecon as package
+from snrecon.cli import output
 from snrecon.data import Scan
 from snrecon.physics.phantom import simulate_scan
 from snrecon.physics.thermal import NoiseColouring
@@ -126,6 +127,33 @@ def test_recon_writes_an_image(snrecon: Run, scan_file: Path, out: Path, scan: S
         image = file["image"][()]
     expected = package.recon.load("zero_filled")(scan).numpy()
     np.testing.assert_allclose(image, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("command", ["noise", "recon"])
+def test_results_have_a_default_name(
+    command: str, snrecon: Run, scan_file: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(out)
+    done = snrecon(command, scan_file, "--method", "zero_filled:rss")
+    assert done.code == 0, done.err
+    assert "wrote scan_zero_filled-rss.h5" in done.out.splitlines()
+    assert [p.name for p in out.iterdir()] == ["scan_zero_filled-rss.h5"]
+
+
+@pytest.mark.parametrize(
+    ("scan", "method", "expected"),
+    [
+        ("data/scan.h5", "sense", "scan_sense.h5"),
+        ("scan.cfl", "varnet:brain", "scan_varnet-brain.h5"),
+        ("a.b.npz", "varnet:/runs/own net.safetensors", "a.b_varnet-own-net.h5"),
+        ("scan", "wavelet:../db4", "scan_wavelet-db4.h5"),
+        ("scan.npz", "command", "scan_command.h5"),
+    ],
+)
+def test_default_names_stay_in_the_working_directory(
+    scan: str, method: str, expected: str
+) -> None:
+    assert output.default(Path(scan), method) == Path(expected)
 
 
 def test_nifti_names(snrecon: Run, scan_file: Path, out: Path) -> None:
