@@ -11,6 +11,7 @@ from benchmarks.small_problems import irregular_mask, regular_mask, small_scan
 
 from snrecon.data import Geometry, NoiseMap, Scan
 from snrecon.errors import InputError, SnreconWarning
+from snrecon.io import load
 from snrecon.noise import merge, noise_map
 from snrecon.noise.state import load_states
 from snrecon.recon.sense import Sense
@@ -44,6 +45,12 @@ def test_resuming_equals_one_run(scan: Scan, tmp_path: Path, estimator: str) -> 
     assert resumed.passes == 50
     torch.testing.assert_close(resumed.sigma, whole.sigma, rtol=1e-12, atol=0)
     torch.testing.assert_close(resumed.standard_error, whole.standard_error, rtol=1e-10, atol=0)
+
+
+def test_a_state_is_no_scan(scan: Scan, tmp_path: Path) -> None:
+    run(scan, 2, state=tmp_path / "one.state")
+    with pytest.raises(InputError, match=r"one\.state: this is a state file.*--state or merge"):
+        load(tmp_path / "one.state")
 
 
 def test_a_stack_without_a_state_warns_once(scan: Scan, tmp_path: Path) -> None:

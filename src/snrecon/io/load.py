@@ -26,6 +26,8 @@ from snrecon.physics.masks import Mask, make_mask
 from snrecon.physics.noise_estimation import covariance_from_background, covariance_from_noise_scan
 
 FORMATS = ("npz", "npy", "fastmri", "mrd", "cfl")
+_STATE = "snrecon_state"
+"""Attribute of the state files that the noise estimators keep."""
 
 
 def load(
@@ -116,6 +118,8 @@ def _detect_hdf5(path: Path) -> str:
         if fastmri.is_fastmri(file):
             return "fastmri"
         found = names(file)
+        if _STATE in file.attrs:
+            raise InputError(f"{path}: this is a state file, not a scan; use --state or merge.")
     if {"image", "sigma"} <= set(found):
         return "result"
     mrd = import_module("snrecon.io.mrd")  # needs an optional library only if this is its format
@@ -286,6 +290,8 @@ def _array(path: str | Path, name: str, from_cfl: Any) -> Tensor:
         return numeric_tensor(archive.read(chosen), archive.label(chosen))
     if start == npy.MAGIC:
         return numeric_tensor(npy.read_npy(path), str(path))
+    if path.suffix in (".cfl", ".hdr"):
+        from_cfl(path)  # says which part is missing
     raise InputError(f"{path}: {name.replace('_', ' ')} are read from .npz, .npy or .cfl files.")
 
 
