@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 from collections.abc import Iterable
 from glob import escape
 from importlib.util import find_spec
 from pathlib import Path
 
 from snrecon.errors import InputError, MissingExtraError
+
+
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """``--out FILE``, which :func:`default` replaces."""
+    parser.add_argument(
+        "--out", metavar="FILE", type=Path,
+        help=".h5, .npz, .nii.gz or .cfl (default SCANSTEM_METHOD.h5 in the working directory)",
+    )  # fmt: skip
+
+
+def default(scan: Path, method: str) -> Path:
+    """``SCANSTEM_METHOD.h5`` in the working directory; of weights in a file their name alone."""
+    base, _, variant = method.partition(":")
+    variant = Path(variant).name.removesuffix(".safetensors")
+    name = f"{base}-{variant}" if variant else base
+    return Path(f"{scan.stem}_{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}.h5")
 
 
 def checked(path: Path, inputs: Iterable[Path] = (), option: str = "--out") -> Path:

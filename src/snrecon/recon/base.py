@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from snrecon.data import Scan
+from snrecon.errors import naming
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,16 +73,25 @@ class Reconstructor(ABC):
         """
 
     def __call__(self, scan: Scan) -> Tensor:
-        """Image ``(*grid)``, or ``(slice, ky, kx)`` for a stack."""
+        """Image ``(*grid)``, or ``(slice, ky, kx)`` for a stack.
+
+        Raises:
+            InputError: if the method does not fit the scan, which the sentence names.
+        """
         return self.reconstruct(scan)[0]
 
     def reconstruct(self, scan: Scan) -> tuple[Tensor, str]:
-        """The image, ``(*grid)`` or ``(slice, ky, kx)`` for a stack, and its unit in words."""
+        """The image, ``(*grid)`` or ``(slice, ky, kx)`` for a stack, and its unit in words.
+
+        Raises:
+            InputError: if the method does not fit the scan, which the sentence names.
+        """
         images, units = [], ""
-        for one in scan:
-            bound = self.bind(one)
-            images.append(bound(one.kspace))
-            units = bound.units
+        with naming(scan.source):
+            for one in scan:
+                bound = self.bind(one)
+                images.append(bound(one.kspace))
+                units = bound.units
         return images[0] if scan.layout == "grid" else torch.stack(images), units
 
     def __repr__(self) -> str:
