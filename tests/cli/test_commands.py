@@ -136,8 +136,9 @@ def test_results_have_a_default_name(
     monkeypatch.chdir(out)
     done = snrecon(command, scan_file, "--method", "zero_filled:rss")
     assert done.code == 0, done.err
-    assert "wrote scan_zero_filled-rss.h5" in done.out.splitlines()
-    assert [p.name for p in out.iterdir()] == ["scan_zero_filled-rss.h5"]
+    name = {"noise": "scan_zero_filled-rss.h5", "recon": "scan_zero_filled-rss_image.h5"}[command]
+    assert f"wrote {name}" in done.out.splitlines()
+    assert [p.name for p in out.iterdir()] == [name]
 
 
 @pytest.mark.parametrize(
@@ -154,6 +155,8 @@ def test_default_names_stay_in_the_working_directory(
     scan: str, method: str, expected: str
 ) -> None:
     assert output.default(Path(scan), method) == Path(expected)
+    other = Path(expected.replace(".h5", "_slice2_image.h5"))
+    assert output.default(Path(scan), method, 2, "image") == other
 
 
 def test_nifti_names(snrecon: Run, scan_file: Path, out: Path) -> None:

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     """Map the noise, save and summarise it."""
     _check(args)
     out = output.checked(
-        args.out or output.default(args.scan, args.method or "command"), [args.scan]
+        args.out or output.default(args.scan, args.method or "command", args.slice), [args.scan]
     )
     if args.state is not None:
         output.writable(args.state, [args.scan, out], "--state")

@@ -17,16 +17,19 @@ def add_out(parser: argparse.ArgumentParser) -> None:
     """``--out FILE``, which :func:`default` replaces."""
     parser.add_argument(
         "--out", metavar="FILE", type=Path,
-        help=".h5, .npz, .nii.gz or .cfl (default SCANSTEM_METHOD.h5 in the working directory)",
+        help=".h5, .npz, .nii.gz or .cfl (default: named by scan and method, in this folder)",
     )  # fmt: skip
 
 
-def default(scan: Path, method: str) -> Path:
-    """``SCANSTEM_METHOD.h5`` in the working directory; of weights in a file their name alone."""
+def default(scan: Path, method: str, slice_: int | None = None, kind: str = "") -> Path:
+    """``SCANSTEM_METHOD[_sliceN][_KIND].h5`` in the working directory; of weights in a file their
+    name alone."""
     base, _, variant = method.partition(":")
     variant = Path(variant).name.removesuffix(".safetensors")
     name = f"{base}-{variant}" if variant else base
-    return Path(f"{scan.stem}_{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}.h5")
+    parts = [scan.stem, re.sub(r"[^A-Za-z0-9_.-]+", "-", name)]
+    parts += [f"slice{slice_}"] if slice_ is not None else []
+    return Path("_".join([*parts, kind] if kind else parts) + ".h5")
 
 
 def checked(path: Path, inputs: Iterable[Path] = (), option: str = "--out") -> Path:

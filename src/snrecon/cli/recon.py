@@ -23,7 +23,9 @@ def run(args: argparse.Namespace) -> None:
 
     from snrecon.io import save_image
 
-    out = output.checked(args.out or output.default(args.scan, args.method), [args.scan])
+    out = output.checked(
+        args.out or output.default(args.scan, args.method, args.slice, "image"), [args.scan]
+    )
     recon = load_method(args)
     scan = load_scan(args)
     started = time.time()
