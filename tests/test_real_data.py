@@ -77,6 +77,22 @@ def test_background_covariance_against_the_corners_of_k_space() -> None:
     assert float((found / by_hand).mean()) == pytest.approx(1, abs=0.06)
 
 
+def test_the_outermost_rows_of_the_image_are_too_quiet_to_measure_noise_in() -> None:
+    """Beside the head the noise is level but for three rows at either end, which a corner patch
+    would take with it."""
+    scan = real_scans.full_scan("mripy")
+    images = ifft(scan.kspace, (-2, -1))
+    beside = torch.cat([images[..., :16], images[..., -16:]], dim=-1)
+    rows = (beside.abs() ** 2).mean(2).sqrt()
+    found = scan.require_noise().covariance.diagonal().real.sqrt()
+    level = torch.cat([rows[:, 8:64], rows[:, -64:-8]], dim=1).square().mean(1).sqrt()
+    assert float((found / level).mean()) == pytest.approx(1, abs=0.06)
+    ends = torch.cat([rows[:, :3], rows[:, -2:]], dim=1).square().mean(1).sqrt()
+    assert float((ends / level).mean()) < 0.5
+    corners = images[:, :16, :16]
+    assert float(((corners.abs() ** 2).mean((1, 2)).sqrt() / found).mean()) < 0.9
+
+
 def test_background_covariance_and_spectrum_at_the_ends_of_the_readout() -> None:
     """The margins left and right of the head, where the filter leaves a sixth of the noise."""
     scan = real_scans.full_scan("pulseq")

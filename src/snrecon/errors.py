@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class InputError(ValueError):
     """The input is at fault: one plain sentence saying what was wrong and what to do.
@@ -19,3 +22,23 @@ class MissingExtraError(InputError, ImportError):
 
 class SnreconWarning(UserWarning):
     """Something the user should know about the result, which is still usable."""
+
+
+@contextmanager
+def naming(source: str) -> Iterator[None]:
+    """Put the name of what is at fault before the sentences raised within that lack it.
+
+    Args:
+        source: File or description, as in ``Scan.source``.
+
+    Raises:
+        InputError: the one raised within, beginning with ``source`` unless it names it already.
+    """
+    try:
+        yield
+    except MissingExtraError:  # the installation is at fault, not the file
+        raise
+    except InputError as error:
+        if f"{source}:" in str(error):
+            raise
+        raise InputError(f"{source}: {error}") from error

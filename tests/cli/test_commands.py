@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import snrecon as package
+from snrecon.cli import output
 from snrecon.data import Scan
 from snrecon.physics.phantom import simulate_scan
 from snrecon.physics.thermal import NoiseColouring
@@ -97,10 +98,24 @@ def test_states_resume_and_merge(snrecon: Run, scan_file: Path, out: Path) -> No
     assert merged.code == 0, merged.err
     results = [package.NoiseMap.load(out / f"{name}.h5") for name in (1, 2, "both")]
     assert results[2].passes == results[0].passes + results[1].passes
+    assert "seeds 1, 2" in merged.out
+    assert results[2].seed == 1
+    drawn = {str(seed): results[seed - 1].passes for seed in (1, 2)}
+    assert results[2].details["seeds"] == drawn
     assert results[2].relative_error < min(results[0].relative_error, results[1].relative_error)
     again = snrecon("merge", out / "1.state", out / "1.state", "--out", out / "twice.h5")
     assert again.code == 2
     assert not (out / "twice.h5").exists()
+
+
+def test_the_analytic_map_has_no_state(snrecon: Run, scan_file: Path, out: Path) -> None:
+    words = ("noise", scan_file, "--method", "sense", "--state", out / "s.h5")
+    done = snrecon(*words, "--out", out / "r.h5")
+    assert done.code == 0, done.err
+    said = f"warning: the analytic map has no state; {out / 's.h5'} is not written."
+    assert done.err.splitlines() == [said]
+    assert "s.h5" not in done.out
+    assert sorted(p.name for p in out.iterdir()) == ["r.h5"]
 
 
 def test_recon_writes_an_image(snrecon: Run, scan_file: Path, out: Path, scan: Scan) -> None:
@@ -112,6 +127,36 @@ def test_recon_writes_an_image(snrecon: Run, scan_file: Path, out: Path, scan: S
         image = file["image"][()]
     expected = package.recon.load("zero_filled")(scan).numpy()
     np.testing.assert_allclose(image, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("command", ["noise", "recon"])
+def test_results_have_a_default_name(
+    command: str, snrecon: Run, scan_file: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(out)
+    done = snrecon(command, scan_file, "--method", "zero_filled:rss")
+    assert done.code == 0, done.err
+    name = {"noise": "scan_zero_filled-rss.h5", "recon": "scan_zero_filled-rss_image.h5"}[command]
+    assert f"wrote {name}" in done.out.splitlines()
+    assert [p.name for p in out.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("scan", "method", "expected"),
+    [
+        ("data/scan.h5", "sense", "scan_sense.h5"),
+        ("scan.cfl", "varnet:brain", "scan_varnet-brain.h5"),
+        ("a.b.npz", "varnet:/runs/own net.safetensors", "a.b_varnet-own-net.h5"),
+        ("scan", "wavelet:../db4", "scan_wavelet-db4.h5"),
+        ("scan.npz", "command", "scan_command.h5"),
+    ],
+)
+def test_default_names_stay_in_the_working_directory(
+    scan: str, method: str, expected: str
+) -> None:
+    assert output.default(Path(scan), method) == Path(expected)
+    other = Path(expected.replace(".h5", "_slice2_image.h5"))
+    assert output.default(Path(scan), method, 2, "image") == other
 
 
 def test_nifti_names(snrecon: Run, scan_file: Path, out: Path) -> None:
@@ -190,6 +235,17 @@ def test_maps_and_covariance_from_files(snrecon: Run, out: Path, scan: Scan) -> 
     assert snrecon("noise", whole, "--method", "sense", "--out", out / "w.h5").code == 0
     a, b = (package.NoiseMap.load(out / name).sigma for name in ("r.h5", "w.h5"))
     np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_info_takes_every_common_option(snrecon: Run, scan_file: Path, out: Path) -> None:
+    full = save_scan(simulate_scan((32, 32), 4, 1), out / "full.npz")
+    np.save(out / "maps.npy", package.load(scan_file).maps.numpy())  # type: ignore[union-attr]
+    done = snrecon(
+        "info", full, "--key", "kspace", "--slice", "0", "--mask", "regular", "--acceleration",
+        "2", "--calibration", "8", "--mask-seed", "1", "--lambda", "0.1", "--maps",
+        out / "maps.npy", "--noise-covariance", "identity", "--debug",
+    )  # fmt: skip
+    assert (done.code, done.err) == (0, "")
 
 
 def test_help_and_version(snrecon: Run) -> None:

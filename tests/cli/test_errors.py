@@ -76,6 +76,39 @@ def test_unknown_noise_names_the_option(snrecon: Run, tmp_path: Path, out: Path)
     assert list(out.iterdir()) == []
 
 
+UNFIT = [
+    ("sense", 1, "recon", (), "only 1 calibration line,"),
+    ("sense", 2, "noise", (), "only 2 calibration lines,"),
+    ("zero_filled", 1, "recon", (), "only 1 calibration line,"),
+    ("grappa", 2, "recon", (), "only 2 calibration lines,"),
+    ("tv", 2, "noise", (), "only 2 calibration lines,"),
+    ("wavelet", 2, "recon", (), "only 2 calibration lines,"),
+    ("varnet", 2, "noise", (), "only 2 calibration lines,"),
+    ("partial_fourier", 2, "recon", (), "lines are missing inside"),
+    ("partial_fourier", 2, "noise", (), "lines are missing inside"),
+    ("tv", 4, "noise", ("--estimator", "analytic"), "tv has no closed form"),
+]
+
+
+@pytest.mark.parametrize(("method", "lines", "command", "extra", "said"), UNFIT)
+def test_a_method_that_does_not_fit_names_the_scan(
+    method: str, lines: int, command: str, extra: tuple[str, ...], said: str,
+    snrecon: Run, tmp_path: Path, out: Path,
+) -> None:  # fmt: skip
+    generator = np.random.default_rng(1)
+    kspace = (generator.standard_normal((3, 24, 16, 2)) @ [1, 1j]).astype("c8")
+    centre = {1: [12], 2: [11, 12], 4: [10, 11, 12, 13]}[lines]
+    missing = sorted(set(range(24)) - {2, 5, 18, 21, *centre})
+    kspace[:, missing] = 0
+    np.savez(tmp_path / "few.npz", kspace=kspace, noise_covariance=np.eye(3, dtype="c8"))
+    done = snrecon(
+        command, tmp_path / "few.npz", "--method", method, *extra, "--out", out / "r.h5"
+    )
+    assert_one_sentence(done, 2, f"error: {tmp_path / 'few.npz'}: ", said)
+    assert done.err.count("few.npz") == 1
+    assert list(out.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"hello", b"PK\x03\x04broken", b"\x89HDF\r\n\x1a\n", None]
 )
@@ -90,13 +123,14 @@ def test_foreign_files(content: bytes | None, snrecon: Run, tmp_path: Path, out:
 
 
 USAGE = [
-    ((), "command"),
-    (("dance",), "dance"),
+    ((), "give a command: demo, info, recon, noise, merge, train;"),
+    (("--nonsense",), "snrecon: unrecognized arguments: --nonsense;"),
+    (("dance",), "argument command: invalid choice: 'dance'"),
     (("noise",), "SCAN"),
     (("noise", "{scan}", "--out", "{out}/r.h5"), "--method"),
-    (("noise", "{scan}", "--method", "sense"), "--out"),
     (("noise", "{scan}", "--method", "sense", "--command", "x", "--out", "{out}/r.h5"),
      "--command"),
+    (("merge", "{scan}", "{scan}"), "--out"),
     (("noise", "{scan}", "--command", "x {kspace}", "--out", "{out}/r.h5"), "{image}"),
     (("noise", "{scan}", "--command", "no-such-program {kspace} {image}", "--out", "{out}/r.h5"),
      "no-such-program"),
@@ -138,7 +172,11 @@ USAGE = [
     (("merge", "{scan}", "{scan}", "--out", "{out}/r.h5"), "scan.npz"),
     (("merge", "/no/state", "/no/other", "--out", "{out}/r.h5"), "/no/state"),
     (("train", "/no/config.toml"), "/no/config.toml"),
-    (("info", "{scan}", "--nonsense"), "--nonsense"),
+    (("info", "{scan}", "--nonsense"),
+     "snrecon info: unrecognized arguments: --nonsense; see 'snrecon info --help'."),
+    (("merge", "{scan}", "{scan}", "--tolerance", "1", "--out", "{out}/r.h5"),
+     "see 'snrecon merge --help'."),
+    (("info", "{scan}", "--lambda", "-1"), "--lambda"),
     (("demo", "--out", "{scan}"), "scan.npz"),
 ]  # fmt: skip
 
@@ -196,7 +234,24 @@ def test_interruption_says_how_to_go_on(
     monkeypatch.setattr(snrecon_noise, "noise_map", interrupt)
     words = ("noise", scan_file, "--method", "sense", "--out", out / "r.h5")
     assert_one_sentence(snrecon(*words), 130, "--state FILE")
-    assert_one_sentence(snrecon(*words, "--state", out / "s.h5"), 130, str(out / "s.h5"))
+    early = snrecon(*words, "--state", out / "s.h5")
+    assert_one_sentence(early, 130, "before anything was saved", "run the same command again")
+    assert "s.h5" not in early.err
+    (out / "s.h5").touch()
+    late = snrecon(*words, "--state", out / "s.h5")
+    assert_one_sentence(late, 130, f"the work so far is in {out / 's.h5'}")
+
+
+def test_an_interrupted_command_without_states_speaks_of_none(
+    snrecon: Run, scan_file: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("snrecon.cli.recon.load_scan", interrupt)
+    done = snrecon("recon", scan_file, "--method", "sense", "--out", out / "r.h5")
+    assert_one_sentence(done, 130, "interrupted")
+    assert "state" not in done.err
 
 
 def test_interrupted_in_the_middle_and_resumed(

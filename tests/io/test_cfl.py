@@ -97,8 +97,12 @@ def test_bad_headers(tmp_path: Path, header: str, message: str) -> None:
 
 def test_a_missing_half(tmp_path: Path) -> None:
     np.ones(32, dtype=np.complex64).tofile(tmp_path / "a.cfl")
-    with pytest.raises(InputError, match=r"a\.hdr: there is no such file"):
+    with pytest.raises(InputError, match=r"a\.cfl: the header a\.hdr of a\.cfl is missing"):
         load(tmp_path / "a.cfl")
     (tmp_path / "b.hdr").write_text("# Dimensions\n4 4 1 2\n")
-    with pytest.raises(InputError, match=r"b\.cfl: there is no such file"):
+    with pytest.raises(InputError, match=r"b\.hdr: the data b\.cfl of b\.hdr are missing"):
         load(tmp_path / "b.hdr")
+    with pytest.raises(InputError, match=r"a\.cfl: the header a\.hdr of a\.cfl is missing"):
+        load(BART / "kspace", maps=tmp_path / "a.cfl")
+    with pytest.raises(InputError, match=r"cannot be read|no such file"):
+        read_cfl("x" * 5000)

@@ -39,6 +39,16 @@ def test_multi_coil_stack_with_readout_last(tmp_path: Path) -> None:
     assert bool(scan.sampled.all())
 
 
+@pytest.mark.parametrize(
+    ("shape", "empty"),
+    [((2, 0, 16, 10), "coils"), ((2, 3, 0, 10), "samples"), ((2, 16, 0), "samples")],
+)
+def test_what_is_empty_is_named(tmp_path: Path, shape: tuple[int, ...], empty: str) -> None:
+    path = files.write_fastmri(tmp_path / "empty.h5", np.zeros(shape, "c8"))
+    with pytest.raises(InputError, match=rf"empty\.h5: k-space of shape .* has no {empty}\.$"):
+        load(path)
+
+
 def test_single_coil(tmp_path: Path) -> None:
     data = stack(coils=1)[:, 0]
     path = files.write_fastmri(tmp_path / "single.h5", data)

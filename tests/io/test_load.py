@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from snrecon.errors import InputError, SnreconWarning
 from snrecon.io import detect, load
 from snrecon.physics.fourier import ifft
 from snrecon.physics.masks import make_mask
+from snrecon.recon.tv import TotalVariation
+from snrecon.report import describe_scan
 
 COVARIANCE = np.array([[2, 0.3j, 0], [-0.3j, 1, 0.1], [0, 0.1, 3]], dtype=np.complex64)
 
@@ -186,12 +189,42 @@ class TestNoise:
         with pytest.raises(InputError, match=r"a\.npz.*--noise-covariance"):
             scan.require_noise()
 
+    @pytest.mark.parametrize("kept", [slice(0, None, 2), [0, 1, 2, 3, 4, 8, 9, 10, 11]])
+    def test_an_undersampled_scan_says_so(self, tmp_path: Path, kept: object) -> None:
+        mask = np.zeros((12, 10), bool)
+        mask[kept] = True  # with the centre of k-space, and without
+        scan = load(write(tmp_path / "a.npz", kspace=files.kspace() * mask, mask=mask))
+        reason = r"a\.npz.* not known, because .*undersampled.* lies there; give its covariance"
+        with pytest.raises(InputError, match=reason):
+            scan.require_noise()
+
+    def test_a_dead_coil_is_named(self, tmp_path: Path) -> None:
+        entries = self.background_scan()
+        entries["kspace"][1] = 0  # type: ignore[index]
+        path = write(tmp_path / "a.npz", **entries)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            scan = load(path, undersample={"kind": "regular", "acceleration": 2})
+        assert scan.noise is None
+        reason = r"a\.npz.*coil 1 shows no noise.*may be dead"
+        with pytest.raises(InputError, match=reason) as caught:
+            scan.require_noise()
+        assert str(caught.value).count("--noise-covariance") == 1
+        shown = [line for line in describe_scan(scan).splitlines() if line.startswith("noise")]
+        assert len(shown) == 1
+        assert "not known, because coil 1 shows no noise" in shown[0]
+        assert "--noise-covariance" in shown[0]
+        with pytest.raises(InputError, match="coil 1 shows no noise"):
+            TotalVariation()(replace(scan, maps=torch.ones_like(scan.kspace)))
+
     def test_no_background_still_loads(self, tmp_path: Path) -> None:
         full = np.ones((2, 6, 6)) * files.coil_maps(2, (6, 6))  # the object fills the field of view
         path = write(tmp_path / "a.npz", kspace=files.centred_fft(full, (1, 2)))
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert load(path).noise is None
+            scan = load(path)
+        assert scan.noise is None
+        assert "no background free of signal" in scan.noise_unknown
 
     @pytest.mark.parametrize(
         ("option", "message"),

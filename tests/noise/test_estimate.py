@@ -11,7 +11,7 @@ from torch import Tensor
 
 from snrecon.data import Scan
 from snrecon.errors import InputError, SnreconWarning
-from snrecon.noise import noise_map
+from snrecon.noise import linearity_check, noise_map
 from snrecon.physics.fourier import ifft
 from snrecon.recon.sense import Sense
 from snrecon.recon.zero_filled import ZeroFilled
@@ -114,6 +114,30 @@ def test_a_function_that_draws_at_random_is_found_out(scan: Scan) -> None:
             scan,
             estimator="sketch",
         )
+
+
+@pytest.mark.parametrize("estimator", ["auto", "exact", "sketch", "replicas"])
+@pytest.mark.parametrize(
+    ("shape_of", "message"),
+    [
+        (lambda x: x, r"coil images of shape \(3, 12, 12\); combine the coils"),
+        (lambda x: x.sum(0).mean(0), r"shape \(12,\).*\(12, 12\).*2 axes"),
+        (lambda x: x.sum(0)[None], r"shape \(1, 12, 12\).*\(12, 12\).*2 axes"),
+        (lambda x: x.abs().sum(), r"shape \(\).*\(12, 12\).*2 axes"),
+    ],
+)
+def test_only_images_are_accepted(scan: Scan, shape_of, message, estimator) -> None:
+    with pytest.raises(InputError, match=message):
+        noise_map(lambda k: shape_of(ifft(k, (-2, -1))), scan, estimator=estimator)
+    with pytest.raises(InputError, match=message):
+        linearity_check(lambda k: shape_of(ifft(k, (-2, -1))), scan)
+
+
+def test_a_crop_of_the_image_is_accepted(scan: Scan) -> None:
+    def crop(kspace: Tensor) -> Tensor:
+        return ifft(kspace, (-2, -1)).sum(0)[2:10, 3:9]
+
+    assert noise_map(crop, scan, tolerance=0, max_passes=16).sigma.shape == (8, 6)
 
 
 def test_same_seed_same_result_whatever_the_chunk(scan: Scan) -> None:

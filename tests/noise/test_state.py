@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 from benchmarks.small_problems import irregular_mask, regular_mask, small_scan
 
 from snrecon.data import Geometry, NoiseMap, Scan
-from snrecon.errors import InputError
+from snrecon.errors import InputError, SnreconWarning
+from snrecon.io import load
 from snrecon.noise import merge, noise_map
 from snrecon.noise.state import load_states
 from snrecon.recon.sense import Sense
@@ -43,6 +45,23 @@ def test_resuming_equals_one_run(scan: Scan, tmp_path: Path, estimator: str) -> 
     assert resumed.passes == 50
     torch.testing.assert_close(resumed.sigma, whole.sigma, rtol=1e-12, atol=0)
     torch.testing.assert_close(resumed.standard_error, whole.standard_error, rtol=1e-10, atol=0)
+
+
+def test_a_state_is_no_scan(scan: Scan, tmp_path: Path) -> None:
+    run(scan, 2, state=tmp_path / "one.state")
+    with pytest.raises(InputError, match=r"one\.state: this is a state file.*--state or merge"):
+        load(tmp_path / "one.state")
+
+
+def test_a_stack_without_a_state_warns_once(scan: Scan, tmp_path: Path) -> None:
+    stack = replace(
+        scan, kspace=torch.stack([scan.kspace] * 2), maps=torch.stack([scan.maps] * 2),
+        layout="stack",
+    )  # fmt: skip
+    with pytest.warns(SnreconWarning, match="is not written") as caught:
+        noise_map(Sense(), stack, state=tmp_path / "state.h5")
+    assert len(caught) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_finished_state_costs_no_more_passes(scan: Scan, tmp_path: Path) -> None:

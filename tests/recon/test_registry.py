@@ -57,6 +57,16 @@ def test_mistakes(name, options, message) -> None:
         load(name, **options)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["unet", "e2e_varnet", "modl", "score", "langevin", "latent", "convdecoder", "unet:brain"],
+)
+def test_methods_of_later_versions_are_not_taken_for_slips(name) -> None:
+    with pytest.raises(InputError, match=r"no method .* yet: the methods are") as caught:
+        load(name)
+    assert "did you mean" not in str(caught.value)
+
+
 def test_the_package_imports_nothing_heavy() -> None:
     """``import snrecon.recon`` alone loads no method and no torch."""
     code = (

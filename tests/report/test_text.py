@@ -137,6 +137,42 @@ def test_numbers_of_a_result() -> None:
     assert fact(text, "frozen") == "coil maps"
 
 
+@pytest.mark.parametrize(
+    ("details", "lamda", "maps"),
+    [
+        (
+            {"lambda": 0.23021, "lambda_source": "noise level and aliasing", "maps": "given"},
+            "0.2302 (noise level and aliasing)",
+            "given",
+        ),
+        ({"lambda": 0.5, "lambda_source": "given", "slices": 3}, "0.5 (given)", None),
+        (
+            {"lambda": 0.5, "lambda_source": "noise level", "maps": "ESPIRiT", "slices": 3},
+            "0.5 (noise level, the first of 3 slices)",
+            "ESPIRiT (the first of 3 slices)",
+        ),
+        ({"lambda": 0.0, "maps": "ones (single coil)"}, "0", "ones (single coil)"),
+        ({}, None, None),
+    ],
+)
+def test_lambda_and_maps_say_where_they_come_from(
+    details: dict[str, object], lamda: str | None, maps: str | None
+) -> None:
+    text = describe_result(result(details=details))
+    for name, expected in (("lambda", lamda), ("coil maps", maps)):
+        if expected is None:
+            assert f"\n{name} " not in text
+        else:
+            assert fact(text, name) == expected
+
+
+def test_a_merged_result_names_all_its_seeds() -> None:
+    text = describe_result(result(seed=2, details={"seeds": {"10": 18, "2": 32}}))
+    assert fact(text, "passes") == "50, seeds 2, 10"
+    alone = describe_result(result(seed=2, details={"seeds": {"2": 50}}))
+    assert fact(alone, "passes") == "50, seed 2"
+
+
 def test_exact_results_and_odd_ones() -> None:
     zeros = torch.zeros(2, 2)
     exact = result(estimator="exact", standard_error=zeros, g_factor=None, frozen=(), details={})

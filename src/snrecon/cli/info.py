@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from snrecon.cli.options import add_command, add_scan, load_scan
+from snrecon.cli.options import add_command, add_lambda, add_scan, load_scan
 
 
 def add(commands: Any) -> None:
     """Register the command."""
-    add_scan(add_command(commands, "info", "Print what was understood of a scan.", run))
+    parser = add_command(commands, "info", "Print what was understood of a scan.", run)
+    add_scan(parser)
+    # The common options are accepted by every command that reads a scan.
+    add_lambda(parser, "accepted as by the other commands; a scan alone has no use for it")
 
 
 def run(args: argparse.Namespace) -> None:

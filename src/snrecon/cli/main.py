@@ -7,6 +7,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from snrecon import __version__
@@ -14,6 +15,7 @@ from snrecon.cli import demo, evaluate, info, merge, noise, prepare, recon, trai
 from snrecon.cli.options import Parser
 from snrecon.errors import InputError
 
+COMMANDS = (demo, info, recon, noise, merge, evaluate, prepare, train)
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -24,10 +26,22 @@ def parser() -> Parser:
         description="MRI reconstructions, each with a trustworthy voxel-wise map of its noise.",
     )
     top.add_argument("--version", action="version", version=f"snrecon {__version__}")
-    commands = top.add_subparsers(title="commands", dest="command_name", required=True)
-    for command in (demo, info, recon, noise, merge, evaluate, prepare, train):
+    commands = top.add_subparsers(title="commands", dest="command_name", metavar="command")
+    for command in COMMANDS:
         command.add(commands)
     return top
+
+
+def _parsed(words: Sequence[str]) -> Any:
+    """The options; complaints come from the command that they were given to."""
+    top = parser()
+    args, unknown = top.parse_known_args(words)
+    if unknown:
+        getattr(args, "parser", top).error(f"unrecognized arguments: {' '.join(unknown)}")
+    if args.command_name is None:
+        names = [command.__name__.rpartition(".")[2] for command in COMMANDS]
+        top.error(f"give a command: {', '.join(names)}")
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             _plain_warnings(debug)
-            args = parser().parse_args(words)
+            args = _parsed(words)
             args.run(args)
             sys.stdout.flush()
         return OK
@@ -76,9 +90,15 @@ def _fail(code: int, sentence: str, debug: bool) -> int:
 def _how_to_resume(args: Any) -> str:
     if (kept := getattr(args, "interrupted", None)) is not None:
         return f"interrupted; {kept}"
-    state = getattr(args, "state", None)
+    if hasattr(args, "resume"):
+        return "interrupted; with --resume training goes on from the last checkpoint, if any."
+    if not hasattr(args, "state"):
+        return "interrupted; run the same command again."
+    state: Path | None = args.state
     if state is None:
         return "interrupted; with --state FILE a noise map can be continued where it stopped."
+    if not state.is_file():
+        return "interrupted before anything was saved; run the same command again."
     return f"interrupted; the work so far is in {state}: run the same command again to continue."
 
 

@@ -45,23 +45,24 @@ def add(commands: Any) -> None:
     group.add_argument("--seed", metavar="S", type=count, default=0, help="seed of the probes")
     group.add_argument(
         "--state", metavar="FILE", type=Path,
-        help="keep the work here: an interrupted run continues, states of other seeds merge",
+        help="keep the work here (the analytic map has none): an interrupted run continues, "
+        "states of other seeds merge",
     )  # fmt: skip
     group.add_argument(
         "--dither", metavar="FRACTION", type=positive,
         help="also save a copy of the image with noise of FRACTION times sigma added, for display",
     )  # fmt: skip
-    parser.add_argument(
-        "--out", metavar="FILE", type=Path, required=True, help=".h5, .npz, .nii.gz or .cfl"
-    )
+    output.add_out(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Map the noise, save and summarise it."""
     _check(args)
-    out = output.checked(args.out, [args.scan])
+    out = output.checked(
+        args.out or output.default(args.scan, args.method or "command", args.slice), [args.scan]
+    )
     if args.state is not None:
-        output.writable(args.state, [args.scan, args.out], "--state")
+        output.writable(args.state, [args.scan, out], "--state")
     recon = load_command(args) if args.method is None else load_method(args)
     scan = load_scan(args)
     from snrecon.noise import dither, noise_map
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
         print(describe_repetitions(recon, scan, result))
     for path in output.written(out, started):
         print(f"wrote {path}")
-    if args.state is not None and args.state.exists():
+    if args.state is not None and result.estimator != "analytic":
         print(f"state {args.state}")
 
 

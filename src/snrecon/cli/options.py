@@ -33,9 +33,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_command(commands: Any, name: str, help_: str, run: Any, **options: Any) -> Parser:
-    """A subcommand with ``--debug``; ``run(args)`` does it."""
+    """A subcommand with ``--debug``; ``run(args)`` does it, ``args.parser`` complains for it."""
     parser: Parser = commands.add_parser(name, help=help_, description=help_, **options)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
     parser.add_argument("--debug", action="store_true", help="show tracebacks and all warnings")
     return parser
 
@@ -65,9 +65,12 @@ def add_scan(parser: Parser, help_: str = ".npz, .npy, .h5 or .cfl file") -> Non
 def add_method(parser: Parser, required: bool = True) -> None:
     """The reconstruction."""
     parser.add_argument("--method", metavar="NAME", required=required, help=METHODS)
-    parser.add_argument(
-        "--lambda", metavar="X", dest="lamda", type=non_negative, help="regularisation parameter"
-    )
+    add_lambda(parser, "regularisation parameter")
+
+
+def add_lambda(parser: Parser, help_: str) -> None:
+    """The weight of a method's penalty."""
+    parser.add_argument("--lambda", metavar="X", dest="lamda", type=non_negative, help=help_)
 
 
 def load_scan(args: argparse.Namespace) -> Scan:

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 from collections.abc import Iterable
 from glob import escape
 from importlib.util import find_spec
 from pathlib import Path
 
 from snrecon.errors import InputError, MissingExtraError
+
+
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """``--out FILE``, which :func:`default` replaces."""
+    parser.add_argument(
+        "--out", metavar="FILE", type=Path,
+        help=".h5, .npz, .nii.gz or .cfl (default: named by scan and method, in this folder)",
+    )  # fmt: skip
+
+
+def default(scan: Path, method: str, slice_: int | None = None, kind: str = "") -> Path:
+    """``SCANSTEM_METHOD[_sliceN][_KIND].h5`` in the working directory; of weights in a file their
+    name alone."""
+    base, _, variant = method.partition(":")
+    variant = Path(variant).name.removesuffix(".safetensors")
+    name = f"{base}-{variant}" if variant else base
+    parts = [scan.stem, re.sub(r"[^A-Za-z0-9_.-]+", "-", name)]
+    parts += [f"slice{slice_}"] if slice_ is not None else []
+    return Path("_".join([*parts, kind] if kind else parts) + ".h5")
 
 
 def checked(path: Path, inputs: Iterable[Path] = (), option: str = "--out") -> Path:

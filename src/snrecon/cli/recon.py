@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from snrecon.cli import output
@@ -15,9 +14,7 @@ def add(commands: Any) -> None:
     parser = add_command(commands, "recon", "Reconstruct a scan.", run)
     add_scan(parser)
     add_method(parser)
-    parser.add_argument(
-        "--out", metavar="FILE", type=Path, required=True, help=".h5, .npz, .nii.gz or .cfl"
-    )
+    output.add_out(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -26,12 +23,14 @@ def run(args: argparse.Namespace) -> None:
 
     from snrecon.io import save_image
 
-    out = output.checked(args.out, [args.scan])
+    out = output.checked(
+        args.out or output.default(args.scan, args.method, args.slice, "image"), [args.scan]
+    )
     recon = load_method(args)
     scan = load_scan(args)
     started = time.time()
-    image = recon(scan)
-    save_image(image, out, scan=scan, method=args.method)
+    image, units = recon.reconstruct(scan)
+    save_image(image, out, scan=scan, method=args.method, units=units)
     shape = "x".join(map(str, image.shape))
     print(f"{args.method}: image {shape}, acceleration {scan.acceleration:.2f}")
     for path in output.written(out, started):

@@ -64,8 +64,8 @@ class NoiseMap:
     """What was treated as known instead of as computed from the noisy data."""
     method: str = ""
     """The reconstruction."""
-    units: str = "image units of the reconstruction (k-space units, orthonormal Fourier transform)"
-    """Unit of image and sigma."""
+    units: str = "as the reconstruction returns them"
+    """Unit of image and sigma, in words."""
     acceleration: float = 1.0
     """True acceleration R."""
     geometry: Geometry | None = None

@@ -44,6 +44,8 @@ class Scan:
     """File name or description, for messages and metadata."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """Facts from the file's header: field strength, averages, bandwidth, nominal acceleration."""
+    noise_unknown: str = ""
+    """Why nothing could be found out about the noise, as a clause; "" when nobody looked."""
 
     def __post_init__(self) -> None:
         k = self.kspace
@@ -134,12 +136,13 @@ class Scan:
         """The noise model.
 
         Raises:
-            InputError: if nothing is known about the noise of this scan.
+            InputError: if nothing is known about the noise of this scan, and why if that is known.
         """
         if self.noise is None:
+            why = f", because {self.noise_unknown}" if self.noise_unknown else ""
             raise InputError(
-                f"{self.source}: the noise of this scan is not known; give its covariance with "
-                "--noise-covariance FILE (or 'identity' if the data are already whitened)."
+                f"{self.source}: the noise of this scan is not known{why}; give its covariance "
+                "with --noise-covariance FILE (or 'identity' if the data are already whitened)."
             )
         return self.noise
 

@@ -57,7 +57,16 @@ def read_cfl(path: str | Path) -> np.ndarray:
     Raises:
         InputError: if a part is missing, damaged, or sizes do not agree.
     """
-    header, data = (regular_file(part) for part in parts(path))
+    header, data = parts(path)
+    try:
+        there = header.is_file(), data.is_file()
+    except (OSError, ValueError):  # no possible name, as is said below
+        there = False, False
+    if there == (False, True):
+        raise InputError(f"{data}: the header {header.name} of {data.name} is missing.")
+    if there == (True, False):
+        raise InputError(f"{header}: the data {data.name} of {header.name} are missing.")
+    header, data = regular_file(header), regular_file(data)
     dims = _dimensions(header)
     count = 1
     for n in dims:

@@ -74,7 +74,8 @@ def read_fastmri(path: str | Path, key: str | None = None, slice: int | None = N
         kspace = kspace[:, None]
     kspace = kspace.transpose(-1, -2).contiguous()
     if 0 in kspace.shape:
-        raise InputError(f"{path}: k-space of shape {shape} has no coils or no samples.")
+        empty = "coils" if kspace.shape[1] == 0 else "samples"
+        raise InputError(f"{path}: k-space of shape {shape} has no {empty}.")
     lines, full_readout = _lines(kspace, measured, path)
     points = kspace.shape[-1]
     target = oversampling_target(header, points) if full_readout else None

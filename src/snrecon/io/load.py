@@ -15,16 +15,19 @@ import torch
 from torch import Tensor
 
 from snrecon.data import NoiseModel, Scan
-from snrecon.errors import InputError, SnreconWarning
+from snrecon.errors import InputError, SnreconWarning, naming
 from snrecon.io import cfl, fastmri, npy
 from snrecon.io.contents import Contents, finite, numeric_tensor
 from snrecon.io.hdf5 import names, opened
-from snrecon.io.limits import listing, reason, regular_file
+from snrecon.io.limits import listing, regular_file
 from snrecon.io.npz import Archive, read_npy_scan, read_npz
+from snrecon.physics.background import ADVICE
 from snrecon.physics.masks import Mask, make_mask
 from snrecon.physics.noise_estimation import covariance_from_background, covariance_from_noise_scan
 
 FORMATS = ("npz", "npy", "fastmri", "mrd", "cfl")
+_STATE = "snrecon_state"
+"""Attribute of the state files that the noise estimators keep."""
 
 
 def load(
@@ -43,8 +46,9 @@ def load(
 
     The noise comes from, in this order: ``noise_covariance``; the file's noise covariance; the
     file's noise-only scan; the background of a fully sampled scan (with a
-    :class:`~snrecon.errors.SnreconWarning`). Failing all, ``scan.noise`` is None. A noise spectrum
-    over the readout stated by the file goes with any of them.
+    :class:`~snrecon.errors.SnreconWarning`). Failing all, ``scan.noise`` is None and
+    ``scan.noise_unknown`` says why. A noise spectrum over the readout stated by the file goes with
+    any of them.
 
     Args:
         path: File.
@@ -80,8 +84,7 @@ def load(
                 )
             given = given[slice]
         scan = replace(scan, maps=given)  # checks the shape
-    noise = _noise(replace(contents, scan=scan), noise_covariance)
-    scan = replace(scan, noise=noise)
+    scan = _with_noise(replace(contents, scan=scan), noise_covariance)
     return scan if undersample is None else _undersample(scan, undersample)
 
 
@@ -115,6 +118,8 @@ def _detect_hdf5(path: Path) -> str:
         if fastmri.is_fastmri(file):
             return "fastmri"
         found = names(file)
+        if _STATE in file.attrs:
+            raise InputError(f"{path}: this is a state file, not a scan; use --state or merge.")
     if {"image", "sigma"} <= set(found):
         return "result"
     mrd = import_module("snrecon.io.mrd")  # needs an optional library only if this is its format
@@ -146,12 +151,14 @@ def read(path: str | Path, *, key: str | None = None, slice: int | None = None) 
     return read_npy_scan(path) if found == "npy" else cfl.read_cfl_scan(path)
 
 
-def _noise(
+def _with_noise(
     contents: Contents, option: str | Path | Tensor | np.ndarray | None
-) -> NoiseModel | None:
+) -> Scan:
+    """The scan with its noise, or with the reason why that is not known."""
     scan = contents.scan
     model: NoiseModel | None
-    try:
+    unknown = ""
+    with naming(scan.source):
         if option is not None:
             model = _given_noise(option, scan)
         elif contents.noise_covariance is not None:
@@ -161,12 +168,10 @@ def _noise(
         elif contents.noise_scan is not None:
             model = _measured_noise(contents)
         else:
-            model = _background(scan)
+            model, unknown = _background(scan)
         if model is not None and contents.noise_spectrum is not None:
             model = replace(model, spectrum=contents.noise_spectrum.to(torch.float64))
-    except InputError as error:
-        raise InputError(_named(scan.source, error)) from error
-    return model
+        return replace(scan, noise=model, noise_unknown=unknown)
 
 
 def _given_noise(option: str | Path | Tensor | np.ndarray, scan: Scan) -> NoiseModel:
@@ -179,13 +184,11 @@ def _given_noise(option: str | Path | Tensor | np.ndarray, scan: Scan) -> NoiseM
         name, tensor = "the given noise covariance", torch.as_tensor(option)
     if tuple(tensor.shape) != (scan.coils, scan.coils):
         raise InputError(
-            f"{name} has shape {tuple(tensor.shape)}, but a noise covariance for {scan.source} "
-            f"must be ({scan.coils}, {scan.coils})."
+            f"{name} has shape {tuple(tensor.shape)}, but the noise covariance of this scan must "
+            f"be ({scan.coils}, {scan.coils})."
         )
-    try:
+    with naming(name):
         return NoiseModel(_real_or_complex(tensor), source="given")
-    except InputError as error:
-        raise InputError(_named(name, error)) from error
 
 
 def _measured_noise(contents: Contents) -> NoiseModel:
@@ -203,19 +206,19 @@ def _measured_noise(contents: Contents) -> NoiseModel:
     return covariance_from_noise_scan(noise, dwell_ratio=contents.dwell_ratio)
 
 
-def _background(scan: Scan) -> NoiseModel | None:
-    """Noise from the image background; None where there is none or the scan is undersampled."""
+def _background(scan: Scan) -> tuple[NoiseModel | None, str]:
+    """Noise from the image background; None and why, where that does not show it."""
     try:
         model = covariance_from_background(scan.kspace, scan.sampled, layout=scan.layout)
-    except InputError:
-        return None
+    except InputError as error:
+        return None, str(error).removesuffix(f": {ADVICE}").rstrip(".")
     warnings.warn(
         f"{scan.source}: the noise was estimated from the image background, because the file "
         "states none; give a noise covariance if one was measured.",
         SnreconWarning,
         stacklevel=4,
     )
-    return model
+    return model, ""
 
 
 def _undersample(
@@ -287,13 +290,10 @@ def _array(path: str | Path, name: str, from_cfl: Any) -> Tensor:
         return numeric_tensor(archive.read(chosen), archive.label(chosen))
     if start == npy.MAGIC:
         return numeric_tensor(npy.read_npy(path), str(path))
+    if path.suffix in (".cfl", ".hdr"):
+        from_cfl(path)  # says which part is missing
     raise InputError(f"{path}: {name.replace('_', ' ')} are read from .npz, .npy or .cfl files.")
 
 
 def _real_or_complex(tensor: Tensor) -> Tensor:
     return tensor if tensor.is_complex() or tensor.is_floating_point() else tensor.to(torch.float64)
-
-
-def _named(name: str, error: Exception) -> str:
-    text = reason(error) if not isinstance(error, InputError) else str(error)
-    return text if text.startswith(name) or name in text else f"{name}: {text}"

@@ -146,7 +146,7 @@ def to_noise_map(arrays: dict[str, np.ndarray], attributes: dict[str, Any], name
         for key in set(IMAGES) & set(tensors):
             tensors[key] = tensors[key].real.contiguous()
     reader = _Attributes(attributes, name)
-    defaults = {f: NoiseMap.__dataclass_fields__[f].default for f in ("convention", "units")}
+    defaults = {f: getattr(NoiseMap, f) for f in ("convention", "units")}
     layout = reader.text("layout", "grid")
     if layout not in ("grid", "stack"):
         raise InputError(f"{name}: the layout must be 'grid' or 'stack', not '{layout[:40]}'.")

@@ -52,6 +52,7 @@ def save_image(
     *,
     scan: Scan | None = None,
     method: str = "",
+    units: str = NoiseMap.units,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
     """Write an image ``(*grid)`` or ``(slice, ky, kx)`` without noise maps, as :func:`save` does.
@@ -61,6 +62,7 @@ def save_image(
         path: File; formats as for :func:`save`.
         scan: Where the image comes from: gives geometry, layout and acceleration.
         method: The reconstruction.
+        units: Unit of the image, in words.
         metadata: Further facts, kept as JSON under ``details``.
 
     Raises:
@@ -71,7 +73,7 @@ def save_image(
     ending = _ending(path)
     attributes: dict[str, Any] = {
         "method": method,
-        "units": str(NoiseMap.__dataclass_fields__["units"].default),
+        "units": units,
         "details": json.dumps(plain(dict(metadata or {}))),
     }
     if scan is not None:

@@ -50,7 +50,10 @@ def analytic(problem: Problem, *, details: dict[str, object] | None = None) -> N
     """
     reason = unsupported(problem)
     if reason is not None:
-        raise InputError(f"there is no analytic noise map here: {reason}; use sketch or replicas.")
+        raise InputError(
+            f"{problem.scan.source}: there is no analytic noise map here: {reason}; use sketch or "
+            "replicas."
+        )
     image = problem.image
     if problem.bound.method == "zero_filled:rss":
         variance = _root_sum_of_squares(problem)
@@ -58,7 +61,10 @@ def analytic(problem: Problem, *, details: dict[str, object] | None = None) -> N
     else:
         maps = problem.bound.maps
         if maps is None:
-            raise InputError("there is no analytic noise map here: the coil maps are not known.")
+            raise InputError(
+                f"{problem.scan.source}: there is no analytic noise map here: the coil maps are "
+                "not known."
+            )
         if problem.bound.method == "sense":
             variance = sense_variance(maps, problem.scan, float(problem.bound.details["lambda"]))
         else:

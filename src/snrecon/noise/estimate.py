@@ -42,7 +42,8 @@ def noise_map(
 
     Args:
         recon_or_f: A Reconstructor (an object with ``bind``), or any callable from k-space
-            ``(coil, *grid)`` to an image, which receives ``scan.kspace`` exactly as loaded.
+            ``(coil, *grid)`` to an image ``(*grid)`` or a crop of it with as many axes, which
+            receives ``scan.kspace`` exactly as loaded.
         scan: One slice, a 3D grid, or a stack (each slice on its own); its noise must be known.
         estimator: ``analytic`` (closed form), ``exact`` (one VJP a row), ``sketch`` (Jacobian
             products of random-phase probes), ``replicas`` (Monte Carlo), or ``auto``: the first of
@@ -52,7 +53,8 @@ def noise_map(
         max_passes: Largest number of probes or replicas, each slice.
         seed: Seed of probes and replicas; same seed, same result.
         progress: ``progress(done, total, message)``.
-        state: File to save to and resume from (exact, sketch and replicas).
+        state: File to save to and resume from (exact, sketch and replicas); the analytic map needs
+            none and warns.
         voxels: Boolean ``(*image)``: rows wanted from ``exact``; others are 0.
         chunk: Probes at once; by default from the memory at hand.
         noise_scale: Replicas only: noise of this many times its SD, the result divided by it.
@@ -61,8 +63,8 @@ def noise_map(
         NoiseMap with image, maps and what was frozen.
 
     Raises:
-        InputError: if the noise is unknown, an option does not fit, or the estimator does not
-            apply to the method.
+        InputError: if the noise is unknown, an option does not fit, the callable returns no such
+            image, or the estimator does not apply to the method.
     """
     if estimator not in ESTIMATORS:
         raise InputError(f"estimator must be one of {', '.join(ESTIMATORS)}, not {estimator!r}.")
@@ -97,6 +99,10 @@ def noise_map(
                 noise_scale,
             )
         )
+    if state is not None and any(result.estimator == "analytic" for result in results):
+        warnings.warn(
+            f"the analytic map has no state; {state} is not written.", SnreconWarning, stacklevel=2
+        )
     return results[0] if scan.layout == "grid" else stacked(results)
 
 
@@ -129,7 +135,8 @@ def _slice_map(
             return state.result()
     except NotDifferentiableError as error:
         if estimator != "auto":
-            raise InputError(f"{error}; use the estimator 'replicas'.") from error
+            source = problem.scan.source
+            raise InputError(f"{source}: {error}; use the estimator 'replicas'.") from error
         facts["why"] = f"replicas, because {error}"
         warnings.warn(f"using replicas: {error}.", SnreconWarning, stacklevel=3)
     state = replicas(

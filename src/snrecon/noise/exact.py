@@ -164,6 +164,7 @@ def header(problem: Problem) -> dict[str, object]:
         "frozen": problem.bound.frozen,
         "acceleration": problem.scan.acceleration,
         "geometry": problem.scan.geometry,
+        "units": problem.bound.units,
     }
 
 

@@ -17,6 +17,10 @@ def merge(paths: Sequence[str | Path]) -> NoiseMap:
     Args:
         paths: Two or more state files (one is allowed: it becomes a result).
 
+    Returns:
+        The noise map; its ``seed`` is the smallest of the seeds, ``details["seeds"]`` has all of
+        them with their passes.
+
     Raises:
         InputError: if a file is no state, they do not belong together, or share a seed.
     """

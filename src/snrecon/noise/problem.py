@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from snrecon.data import Scan
-from snrecon.errors import InputError
+from snrecon.errors import InputError, naming
 from snrecon.physics.jacobian import Linearization
 from snrecon.physics.thermal import NoiseColouring
 from snrecon.recon.base import Bound
@@ -27,12 +27,13 @@ def bind(recon: Reconstruction, scan: Scan) -> Bound:
     """Bind a Reconstructor to the scan, or wrap a user's ``f(kspace)``.
 
     Raises:
-        InputError: if it is neither.
+        InputError: if it is neither, or the method does not fit the scan, which is named.
     """
     if isinstance(recon, Bound):
         return recon
     if hasattr(recon, "bind"):
-        bound = recon.bind(scan)
+        with naming(scan.source):
+            bound = recon.bind(scan)
         if isinstance(bound, Bound):
             return bound
         return Bound(function=bound, method=_name(recon), batched=False)
@@ -82,13 +83,24 @@ class Problem:
         """``x = f(y)``.
 
         Raises:
-            InputError: if it is not a finite tensor.
+            InputError: if it is not a finite tensor with as many axes as the grid.
         """
         x = self.linearization.value
         if not isinstance(x, Tensor):
             raise InputError(f"the reconstruction returned {type(x).__name__}, not a tensor.")
         if not bool(torch.isfinite(torch.view_as_real(x) if x.is_complex() else x).all()):
             raise InputError(f"{self.scan.source}: the reconstruction has NaN or infinite voxels.")
+        coils, *grid = self.scan.kspace.shape
+        if tuple(x.shape) == (coils, *grid):
+            raise InputError(
+                f"the function returned coil images of shape {tuple(x.shape)}; combine the coils "
+                f"to one image {tuple(grid)}."
+            )
+        if x.ndim != len(grid):
+            raise InputError(
+                f"the function returned an array of shape {tuple(x.shape)}, but an image on the "
+                f"grid {tuple(grid)}, or a part of it, has {len(grid)} axes."
+            )
         return x.detach()
 
     @cached_property

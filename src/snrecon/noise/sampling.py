@@ -134,6 +134,7 @@ def _start(
         "frozen": list(problem.bound.frozen),
         "acceleration": problem.scan.acceleration,
         "geometry": problem.scan.geometry,
+        "units": problem.bound.units,
         "details": details,
     }
     stored = state_file.stored() if state_file is not None else None

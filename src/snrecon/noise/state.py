@@ -126,6 +126,7 @@ def assemble(
         convention=CONVENTION,
         frozen=tuple(header["frozen"]),
         method=header["method"],
+        units=header.get("units", NoiseMap.units),
         acceleration=float(header["acceleration"]),
         geometry=geometry if isinstance(geometry, Geometry) else _geometry(geometry),
         details=details,

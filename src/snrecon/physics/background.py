@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from snrecon.errors import InputError
-from snrecon.physics.calibration import calibration_region
+from snrecon.physics.calibration import calibration_lines, calibration_region
 from snrecon.physics.fourier import grid_axes, ifft
 
 ADVICE = (
@@ -48,7 +48,8 @@ def sampled_fraction(mask: Tensor, layout: str = "grid") -> float:
     fraction = float(grid_mask.double().mean())
     if fraction > 0.95:
         return fraction
-    region = calibration_region(grid_mask) if fraction > 0.25 else None
+    central = fraction > 0.25 and 0 not in calibration_lines(grid_mask)
+    region = calibration_region(grid_mask) if central else None
     if region is not None and int(grid_mask[region].numel()) == int(grid_mask.sum()):
         return fraction
     raise InputError(

@@ -35,11 +35,11 @@ def calibration_region(mask: Tensor, minimum: int = 1) -> tuple[slice, ...]:
     bounds = _block(_profile(mask, axes))
     found = [hi - lo for lo, hi in bounds]
     if min(found, default=minimum) < minimum:
-        lines = " x ".join(map(str, found))
+        lines = " x ".join(map(str, found)) + " calibration line" + "s" * (found != [1])
         raise InputError(
-            f"the fully sampled centre of k-space has only {lines} calibration lines, but at least "
-            f"{minimum} are needed along each undersampled axis: give coil maps (--maps FILE) or "
-            "more calibration lines."
+            f"the fully sampled centre of k-space has only {lines}, but at least {minimum} are "
+            "needed along each undersampled axis: give coil maps (--maps FILE) or more "
+            "calibration lines."
         )
     region = [slice(0, n) for n in mask.shape]
     for axis, (lo, hi) in zip(axes, bounds):

@@ -82,6 +82,7 @@ class ImageModule(Reconstructor):
             f"{self.name}:{type(self._module).__name__}",
             frozen=units.model.frozen,
             maps=units.model.maps,
+            units=units.model.units,
             details={"channels": self.channels, "maps": units.model.maps_source},
         )
 

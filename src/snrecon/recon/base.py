@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from snrecon.data import Scan
+from snrecon.errors import naming
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +39,8 @@ class Bound:
     ``(batch, coil, *grid)`` to ``(batch, *grid)``."""
     batched: bool = True
     """f takes leading batch axes."""
+    units: str = "as the reconstruction returns them"
+    """Unit of the image, in words."""
     at_once: int | None = None
     """How many perturbations at once suit a CPU: more than one where they share work in every
     batch, such as reading a large matrix. None: as few as keep them near its caches."""
@@ -70,9 +73,26 @@ class Reconstructor(ABC):
         """
 
     def __call__(self, scan: Scan) -> Tensor:
-        """Image ``(*grid)``, or ``(slice, ky, kx)`` for a stack."""
-        images = [self.bind(one)(one.kspace) for one in scan]
-        return images[0] if scan.layout == "grid" else torch.stack(images)
+        """Image ``(*grid)``, or ``(slice, ky, kx)`` for a stack.
+
+        Raises:
+            InputError: if the method does not fit the scan, which the sentence names.
+        """
+        return self.reconstruct(scan)[0]
+
+    def reconstruct(self, scan: Scan) -> tuple[Tensor, str]:
+        """The image, ``(*grid)`` or ``(slice, ky, kx)`` for a stack, and its unit in words.
+
+        Raises:
+            InputError: if the method does not fit the scan, which the sentence names.
+        """
+        images, units = [], ""
+        with naming(scan.source):
+            for one in scan:
+                bound = self.bind(one)
+                images.append(bound(one.kspace))
+                units = bound.units
+        return images[0] if scan.layout == "grid" else torch.stack(images), units
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if not k.startswith("_"))

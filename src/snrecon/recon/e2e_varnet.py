@@ -15,6 +15,7 @@ from snrecon.networks.convert import is_torch_file
 from snrecon.networks.e2e_varnet import CALIBRATION_LIMIT, calibration_samples, combine_coils
 from snrecon.networks.e2e_varnet import E2EVarNet as Network
 from snrecon.recon.base import Bound, Reconstructor
+from snrecon.recon.forward_model import KSPACE, NOISE, OBJECT
 from snrecon.recon.own_network import (
     centre_crop,
     fitted,
@@ -107,7 +108,7 @@ class E2EVarNet(Reconstructor):
                 image = root_sum_of_squares(predict(kspace)[0], everywhere)
                 return image if crop is None else centre_crop(image, crop)
 
-            return Bound(rss, self.name, details=details)
+            return Bound(rss, self.name, units=KSPACE, details=details)
         given = None
         if scan.maps is not None and not self.published:
             given = torch.einsum("ab,byx->ayx", whitening, scan.maps)
@@ -118,7 +119,14 @@ class E2EVarNet(Reconstructor):
             image = combine_coils(*predict(kspace))
             return image if given is None else image * inverse
 
-        return Bound(matched, self.name, maps=self._units(predict, scan, given), details=details)
+        known = scan.noise is not None and not self.published
+        return Bound(
+            matched,
+            self.name,
+            maps=self._units(predict, scan, given),
+            units=OBJECT if given is not None else NOISE if known else KSPACE,
+            details=details,
+        )
 
     def _units(
         self, predict: Predict, scan: Scan, given: Tensor | None

@@ -11,6 +11,12 @@ from snrecon.data import Scan
 from snrecon.physics.coils import estimate_maps
 from snrecon.physics.operators import Encoding
 
+OBJECT = "the object in the scale of the given maps: k-space = F(maps x object)"
+NOISE = ("multiples of the noise: complex noise SD 1, 1/sqrt(2) per real component, in the fully "
+         "sampled image")
+KSPACE = "k-space units (orthonormal Fourier transform)"
+"""Units of images, in words."""
+
 
 @dataclass(frozen=True, eq=False)
 class ForwardModel:
@@ -24,6 +30,8 @@ class ForwardModel:
     """Boolean ``(*grid)``."""
     maps_source: str
     """"given" or how they were estimated."""
+    noise_known: bool = True
+    """The data were whitened by the noise covariance of the scan."""
 
     def whiten(self, kspace: Tensor) -> Tensor:
         """``L_Psi^-1 y`` for ``(..., coil, *grid)``."""
@@ -39,6 +47,20 @@ class ForwardModel:
     def support(self) -> Tensor:
         """Boolean ``(*grid)``: where any map is non-zero; elsewhere the image is exactly zero."""
         return (self.maps != 0).any(dim=0)
+
+    @property
+    def units(self) -> str:
+        """Unit of the image ``x`` that solves ``A x = y``."""
+        if self.maps_source == "given":
+            return OBJECT
+        return NOISE if self.noise_known else KSPACE
+
+    @property
+    def matched_filter_units(self) -> str:
+        """Unit of ``A^H y``, which is not divided by ``sum |S|^2``."""
+        if self.maps_source == "given":
+            return f"sum |S|^2 of the whitened maps x {self.units}"
+        return self.units
 
     @property
     def frozen(self) -> tuple[str, ...]:
@@ -61,7 +83,7 @@ def forward_model(scan: Scan) -> ForwardModel:
         whitening = scan.noise.whitening_matrix
     if scan.maps is not None:
         maps = torch.einsum("ab,b...->a...", whitening.to(scan.maps), scan.maps)
-        return ForwardModel(whitening, maps, scan.sampled, "given")
+        return ForwardModel(whitening, maps, scan.sampled, "given", scan.noise is not None)
     white = torch.einsum("ab,b...->a...", whitening.to(scan.kspace), scan.kspace)
     maps, source = estimate_maps(white, scan.sampled)
-    return ForwardModel(whitening, maps, scan.sampled, source)
+    return ForwardModel(whitening, maps, scan.sampled, source, scan.noise is not None)

@@ -96,6 +96,7 @@ class Grappa(Reconstructor):
             frozen=("GRAPPA kernel", *model.frozen),
             linear=True,
             maps=model.maps,
+            units=model.units,
             details={
                 "kernel": self.kernel,
                 "lamda_calibration": self.lamda_calibration,

@@ -68,6 +68,7 @@ class MoDL(Reconstructor):
             self.name,
             frozen=units.model.frozen,
             maps=units.model.maps,
+            units=units.model.units,
             linearize=linearize if hasattr(network, "linearize") else None,
             details={"weights": self.weights, "maps": units.model.maps_source},
         )

@@ -99,6 +99,7 @@ class PartialFourier(Reconstructor):
             frozen=frozen,
             linear=self.kind == "zero_filled" or unit is not None,
             maps=matched_filter_maps(model.maps),
+            units=model.matched_filter_units,
             details=details,
         )
 

@@ -22,6 +22,8 @@ _METHODS: dict[str, tuple[str, str, str | None]] = {
     "e2e_varnet": ("e2e_varnet", "E2EVarNet", "weights"),
     "modl": ("modl", "MoDL", "weights"),
 }
+_LATER = ("unet", "e2e_varnet", "modl", "score", "langevin", "latent", "convdecoder")
+"""Names that are set aside for methods of later versions."""
 _WITH_LAMBDA = ("sense", "tv", "wavelet")
 
 
@@ -44,6 +46,10 @@ def load(name: str, lamda: float | None = None, **options: Any) -> Reconstructor
         InputError: for an unknown name, variant or option, or a lambda the method does not have.
     """
     base, colon, variant = name.partition(":")
+    if base in _LATER:
+        raise InputError(
+            f"this version has no method {base!r} yet: the methods are {', '.join(_METHODS)}."
+        )
     if base not in _METHODS:
         near = get_close_matches(base, _METHODS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""

@@ -39,9 +39,11 @@ def automatic_lambda(model: ForwardModel, scan: Scan, method: str) -> float:
         InputError: if the noise of the scan is not known.
     """
     if scan.noise is None:
+        why = f", because {scan.noise_unknown}" if scan.noise_unknown else ""
         raise InputError(
             f"{scan.source}: {method} chooses lambda from the noise level, but the noise of this "
-            "scan is not known; give --lambda, or the covariance with --noise-covariance FILE."
+            f"scan is not known{why}; give --lambda, or the covariance with --noise-covariance "
+            "FILE."
         )
     if not bool(model.support.any()):
         return 0.0

@@ -85,6 +85,7 @@ class Sense(Reconstructor):
             frozen=model.frozen,
             linear=True,
             maps=model.maps,
+            units=model.units,
             at_once=8,
             details={"lambda": self.lamda, "maps": model.maps_source, **details},
         )

@@ -62,6 +62,7 @@ class TotalVariation(Reconstructor):
             self.name,
             frozen=(("lambda",) if self.lamda is None else ()) + model.frozen,
             maps=model.maps,
+            units=model.units,
             linearize=side_by_side(prepare, solve),
             at_once=16,
             details={

@@ -14,6 +14,7 @@ from snrecon.errors import InputError
 from snrecon.networks.convert import is_torch_file
 from snrecon.networks.unet import complex_unet, magnitude_unet
 from snrecon.recon.base import Bound, Reconstructor
+from snrecon.recon.forward_model import KSPACE
 from snrecon.recon.own_network import (
     centre_crop,
     fitted,
@@ -102,7 +103,9 @@ class UNet(Reconstructor):
         details = {"weights": self.weights, "images": "complex" if self._complex else "magnitude"}
         if self.combine == "rss":
             function = self._root_sum_of_squares(network, scan)
-            return Bound(function, self.name, details={**details, "combine": "rss"})
+            return Bound(
+                function, self.name, units=KSPACE, details={**details, "combine": "rss"}
+            )
         units = SnrUnits.of(scan, self.name)
 
         def function_of_matched(kspace: Tensor) -> Tensor:
@@ -116,6 +119,7 @@ class UNet(Reconstructor):
             self.name,
             frozen=units.model.frozen,
             maps=units.model.maps,
+            units=units.model.units,
             details={**details, "maps": units.model.maps_source},
         )
 

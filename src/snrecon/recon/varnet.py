@@ -57,6 +57,7 @@ class VarNet(Reconstructor):
             self.name,
             frozen=units.model.frozen,
             maps=units.model.maps,
+            units=units.model.units,
             linearize=linearize if hasattr(network, "linearize") else None,
             details={"weights": self.weights, "maps": units.model.maps_source},
         )

@@ -11,7 +11,7 @@ from snrecon.data import Scan
 from snrecon.errors import InputError
 from snrecon.physics.fourier import grid_axes, ifft
 from snrecon.recon.base import Bound, Reconstructor
-from snrecon.recon.forward_model import ForwardModel, forward_model
+from snrecon.recon.forward_model import KSPACE, ForwardModel, forward_model
 
 Combine = Literal["matched", "rss"]
 
@@ -40,7 +40,11 @@ class ZeroFilled(Reconstructor):
         """k-space ``(..., coil, *grid)`` to image ``(..., *grid)``."""
         if self.combine == "rss":
             mask = scan.sampled
-            return Bound(lambda y: root_sum_of_squares(y, mask), "zero_filled:rss")
+            return Bound(
+                lambda y: root_sum_of_squares(y, mask),
+                "zero_filled:rss",
+                units=KSPACE,
+            )
         model = forward_model(scan)
         return Bound(
             lambda y: matched_filter(model, y),
@@ -48,6 +52,7 @@ class ZeroFilled(Reconstructor):
             frozen=model.frozen,
             linear=True,
             maps=matched_filter_maps(model.maps),
+            units=model.matched_filter_units,
             details={"maps": model.maps_source},
         )
 

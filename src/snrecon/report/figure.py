@@ -31,9 +31,9 @@ def figure(
     """Draw a result and write it as an image file.
 
     Panels: image, sigma, SNR, g-factor; then, where there is something to show, the standard error
-    of sigma in per cent, the ratio to and the scatter against a Monte Carlo map, and the sigma of
-    another method on the same scale. Maps are grey where most voxels have no signal
-    (``|x| < 3 sigma``).
+    of sigma (and its root mean square relative to sigma), the ratio to and the scatter against a
+    Monte Carlo map, and the sigma of another method on the same scale. Maps are grey where most
+    voxels have no signal (``|x| < 3 sigma``).
     A volume or stack is shown at its middle slice.
 
     Args:
@@ -124,12 +124,10 @@ def _panels(result: NoiseMap, monte_carlo: NoiseMap | None, other: NoiseMap | No
     if result.g_factor is not None:
         top = max(_top(result.g_factor[where], 0.995), 1.0)
         panels.append(_map("g-factor", result.g_factor, where, "inferno", 0, top, ""))
-    if result.standard_error is not None and bool((result.standard_error > 0).any()):
-        relative = 100 * result.standard_error / result.sigma.clamp_min(1e-30)
-        low, high = _range(relative[where])
-        panels.append(
-            _map("standard error of sigma", relative, where, "cividis", low, high, "% of sigma")
-        )
+    error = result.standard_error
+    if error is not None and bool((error > 0).any()):
+        name = f"error bar of sigma: {100 * result.relative_error:.1f} %"
+        panels.append(_map(name, error, where, "cividis", 0, _top(error[where], 0.995), UNIT))
     if monte_carlo is not None:
         panels += [_ratio(result, monte_carlo, where), _scatter(result, monte_carlo)]
     if other is not None:
@@ -143,14 +141,6 @@ def _top(values: Tensor, quantile: float) -> float:
     if values.numel() == 0:
         return 1.0
     return max(float(np.quantile(values.double().cpu().numpy(), quantile)), 1e-30)
-
-
-def _range(values: Tensor) -> tuple[float, float]:
-    if values.numel() == 0:
-        return 0.0, 1.0
-    low, middle, high = np.quantile(values.double().cpu().numpy(), [0.005, 0.5, 0.995])
-    # A constant map gets a range of its own size instead of a magnified rounding error.
-    return float(min(low, 0.8 * middle)), float(max(high, 1.2 * middle, 1e-6))
 
 
 def _shown(result: NoiseMap) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from snrecon.data import NoiseMap, Scan
@@ -17,7 +19,7 @@ def inside(result: NoiseMap) -> Tensor:
 
 
 def describe_result(result: NoiseMap) -> str:
-    """A table: estimator and why, passes, sigma, SNR, error reached, g-factor, what was frozen.
+    """A table: estimator and why, lambda, maps, passes, sigma, SNR, error, g-factor, frozen parts.
 
     Medians are over voxels with ``|x| >= 3 sigma``.
     """
@@ -25,8 +27,8 @@ def describe_result(result: NoiseMap) -> str:
     why = str(result.details.get("why", ""))
     named = why.startswith(result.estimator)
     rows.append(("estimator", why if named else f"{result.estimator} ({why})".replace(" ()", "")))
-    seed = "" if result.seed is None else f", seed {result.seed}"
-    rows.append(("passes", f"{result.passes:g}{seed}"))
+    rows += _settings(result)
+    rows.append(("passes", f"{result.passes:g}{_seeds(result)}"))
     rows.append(("acceleration", f"{result.acceleration:.3f}"))
     where = inside(result)
     noisy = result.sigma > 0
@@ -41,6 +43,7 @@ def describe_result(result: NoiseMap) -> str:
     if result.g_factor is not None and bool(where.any()):
         g = result.g_factor[where]
         rows.append(("g-factor", f"median {float(g.median()):.3f}, largest {float(g.max()):.3f}"))
+    rows.append(("units", result.units))
     if result.dithered is not None:
         facts = result.details.get("dither", {})
         rows.append(("dithered", f"a copy for display, with noise of {facts.get('fraction')} sigma "
@@ -61,6 +64,32 @@ def describe_repetitions(recon: Reconstruction, scan: Scan, result: NoiseMap) ->
         f"repetitions    SD over {check.repetitions} repetitions / sigma = {check.ratio:.3f} +- "
         f"{check.ratio_error:.3f}"
     )
+
+
+def _settings(result: NoiseMap) -> list[tuple[str, str]]:
+    """lambda and the coil maps, each with where it comes from."""
+    details, rows = result.details, []
+    slices = details.get("slices")
+    note = f"the first of {slices} slices" if isinstance(slices, int) and slices > 1 else ""
+    lamda = details.get("lambda")
+    if isinstance(lamda, float | int):
+        source = str(details.get("lambda_source", ""))
+        # A given lambda is the same in all slices.
+        facts = [source, note] if source not in ("", "given") else [source]
+        told = ", ".join(fact for fact in facts if fact)
+        rows.append(("lambda", f"{lamda:.4g}" + (f" ({told})" if told else "")))
+    if maps := str(details.get("maps", "")):
+        estimated = note and not maps.startswith(("given", "ones", "none"))
+        rows.append(("coil maps", f"{maps} ({note})" if estimated else maps))
+    return rows
+
+
+def _seeds(result: NoiseMap) -> str:
+    """The seed; after a merge every seed that was used, of which ``result.seed`` is only one."""
+    drawn = result.details.get("seeds")
+    if isinstance(drawn, Mapping) and len(drawn) > 1:
+        return f", seeds {', '.join(map(str, sorted(map(int, drawn))))}"
+    return "" if result.seed is None else f", seed {result.seed}"
 
 
 def _error(result: NoiseMap) -> str:

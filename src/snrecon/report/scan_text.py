@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from snrecon.data import NoiseModel, Scan
+from snrecon.data import Scan
 from snrecon.errors import InputError
 from snrecon.physics.gram import varying_axes
 from snrecon.report.mask_picture import mask_picture
@@ -36,7 +36,7 @@ def describe_scan(scan: Scan, encoding: str = "utf-8") -> str:
     rows.append(("acceleration", f"{scan.acceleration:.3f} (grid points over sampled points)"))
     rows.append(("calibration", _calibration(scan)))
     rows.append(("coil maps", "given" if scan.maps is not None else "not given: estimated"))
-    rows += _noise(scan.noise)
+    rows += _noise(scan)
     rows.append(("SNR units", _readiness(scan)))
     rows += _geometry(scan)
     rows += _facts(scan.attributes)
@@ -115,9 +115,12 @@ def _calibration(scan: Scan) -> str:
     return f"{_times(tuple(sizes))} {unit}"
 
 
-def _noise(noise: NoiseModel | None) -> list[tuple[str, str]]:
+def _noise(scan: Scan) -> list[tuple[str, str]]:
+    noise = scan.noise
     if noise is None:
-        return [("noise", "not known: give --noise-covariance FILE, or 'identity' if whitened")]
+        why = f", because {scan.noise_unknown}" if scan.noise_unknown else ""
+        advice = "give --noise-covariance FILE, or 'identity' if whitened"
+        return [("noise", f"not known{why}: {advice}")]
     shown = {k: v for k, v in noise.details.items() if k != "colour" and _is_short(v)}
     facts = ", ".join(
         f"{_label(k)} {f'{v:.3g}' if isinstance(v, float) else v}" for k, v in shown.items()

@@ -20,8 +20,9 @@ class DataConfig:
 
     images: list[str]
     """Magnitude images, under SNRECON_DATA or own paths, from which measurements are simulated:
-    ``"file.npz:key"``, ``(slice, rows, columns)``, NIfTI files, folders of DICOM images. Or measured
-    scans: folders of fastMRI files, or made by ``snrecon prepare``. Two keys joined by ``+`` (``"file.npz:T1w+PDw"``) are mixed with random weights."""
+    ``"file.npz:key"``, ``(slice, rows, columns)``, NIfTI files, folders of DICOM images; two keys
+    joined by ``+`` (``"file.npz:T1w+PDw"``) are mixed with random weights. Or measured scans:
+    folders of fastMRI files, or made by ``snrecon prepare``."""
     validation: list[str]
     """The same, of other subjects."""
     columns: int = 0
