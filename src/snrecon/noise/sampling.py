@@ -87,7 +87,7 @@ def run(
     saved = time.monotonic()
     unsaved = False
     try:
-        error = _error(state)
+        error, total = _error(state), max_passes
         while done < limit and not _finished(state, tolerance, error):
             indices = _next(done, limit, chunk)
             dx, chunk = _draw(sampler, indices, chunk, problem)
@@ -99,9 +99,11 @@ def run(
                 seeds={**state.seeds, seed: done},
             )
             unsaved = True
-            error = _error(state)
-            if progress is not None:
+            # The error costs several passes over the image: only where it can decide something.
+            if state.moments.count % BLOCK == 0 or not math.isfinite(error):
+                error = _error(state)
                 total = _expected(state, tolerance, error, max_passes)
+            if progress is not None:
                 progress(state.moments.count, total, f"{estimator}: error of sigma {error:.1%}")
             if state_file is not None and time.monotonic() - saved > SAVE_EVERY:
                 state_file.write(state)
@@ -109,6 +111,7 @@ def run(
     finally:
         if state_file is not None and unsaved:
             state_file.write(state)
+    error = _error(state)
     if not _finished(state, tolerance, error) and tolerance > 0:
         warnings.warn(
             f"the noise map's error is {error:.1%} after {state.moments.count} passes, above the "
