@@ -104,7 +104,8 @@ def run(
                 error = _error(state)
                 total = _expected(state, tolerance, error, max_passes)
             if progress is not None:
-                progress(state.moments.count, total, f"{estimator}: error of sigma {error:.1%}")
+                known = f": error of sigma {error:.1%}" if math.isfinite(error) else ""
+                progress(state.moments.count, total, f"{estimator}{known}")
             if state_file is not None and time.monotonic() - saved > SAVE_EVERY:
                 state_file.write(state)
                 saved, unsaved = time.monotonic(), False
