@@ -31,7 +31,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +166,7 @@ def measure(
         return result
 
     first = state("sketch", sketch, passes, seed=1).result()
+    first = replace(first, details={**problem.bound.details, **first.details})
     second = state("replicas", replicas, passes, seed=2).result()
     where = chosen.head & (first.sigma > 0)
     both = compare(first, second, where)
@@ -210,7 +211,10 @@ def run(
 
 
 def picture(name: str, maps: Sequence[NoiseMap], path: Path) -> None:
-    """Image, sigma, SNR and g-factor of every method, a row each, in the head."""
+    """Image, sigma, SNR and g-factor of every method, a row each, in the head.
+
+    The maps are estimated, so that images count in the complex noise SD of full sampling.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -235,8 +239,8 @@ def picture(name: str, maps: Sequence[NoiseMap], path: Path) -> None:
         factor = result.g_factor
         assert factor is not None
         panels = [
-            ("|x|, a.u.", result.image.abs(), "gray", shared_image, False),
-            ("sigma, a.u.", result.sigma, "viridis", top([result.sigma], 0.99), True),
+            ("|x| / noise SD", result.image.abs(), "gray", shared_image, False),
+            ("sigma / noise SD", result.sigma, "viridis", top([result.sigma], 0.99), True),
             ("SNR", result.snr, "magma", top([snr[row]], 0.98), True),
             ("g-factor", factor, "inferno", top([factor], 0.99), True),
         ]

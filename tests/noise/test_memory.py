@@ -27,7 +27,7 @@ def test_what_is_held_at_once_is_counted():
 
 
 @pytest.mark.parametrize(
-    ("size", "expected"), [(1, 8), (2**22, 8), (2**24, 4), (2**25, 2), (2**26, 1), (2**30, 1)]
+    ("size", "expected"), [(1, 8), (2**22, 8), (2**23, 4), (2**24, 2), (2**25, 1), (2**30, 1)]
 )
 def test_a_cpu_holds_about_what_its_caches_do(plenty, size, expected):
     assert chunk_size(size, CPU) == expected

@@ -14,8 +14,8 @@ from torch.utils._pytree import tree_leaves
 
 CPU_CAP = 8
 """Most samples at once on a CPU, unless a reconstruction says that it gains from more."""
-CPU_BYTES = 2**26
-"""What a CPU should hold at once: about twice its last cache. Beyond it, a network's activations
+CPU_BYTES = 2**25
+"""What a CPU should hold at once: about its last cache. Beyond it, the activations of a network
 come from main memory, and the allocator asks the system for fresh pages every time."""
 GPU_CAP = 256
 

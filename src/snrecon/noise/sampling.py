@@ -87,7 +87,7 @@ def run(
     saved = time.monotonic()
     unsaved = False
     try:
-        error = _error(state)
+        error, total = _error(state), max_passes
         while done < limit and not _finished(state, tolerance, error):
             indices = _next(done, limit, chunk)
             dx, chunk = _draw(sampler, indices, chunk, problem)
@@ -99,16 +99,20 @@ def run(
                 seeds={**state.seeds, seed: done},
             )
             unsaved = True
-            error = _error(state)
-            if progress is not None:
+            # The error costs several passes over the image: only where it can decide something.
+            if state.moments.count % BLOCK == 0 or not math.isfinite(error):
+                error = _error(state)
                 total = _expected(state, tolerance, error, max_passes)
-                progress(state.moments.count, total, f"{estimator}: error of sigma {error:.1%}")
+            if progress is not None:
+                known = f": error of sigma {error:.1%}" if math.isfinite(error) else ""
+                progress(state.moments.count, total, f"{estimator}{known}")
             if state_file is not None and time.monotonic() - saved > SAVE_EVERY:
                 state_file.write(state)
                 saved, unsaved = time.monotonic(), False
     finally:
         if state_file is not None and unsaved:
             state_file.write(state)
+    error = _error(state)
     if not _finished(state, tolerance, error) and tolerance > 0:
         warnings.warn(
             f"the noise map's error is {error:.1%} after {state.moments.count} passes, above the "
