@@ -12,7 +12,7 @@ lambda is searched on a grid of eighths of a decade for every scan, mask and sco
 could), until both neighbours are worse; beside it stands what the method chooses by itself.
 Intervals are paired 95 % t-intervals of the mean difference over mask seeds.
 
-    python -m benchmarks.scores [--quick] [--seeds 20] [--fresh]
+    python -m benchmarks.scores [--quick] [--seeds 20] [--fresh] [--networks modl:own.safetensors]
 
 Finished cells are kept under ``build/benchmarks/scores`` and reused, unless ``--fresh``; of the
 network only those of the same weights.
@@ -36,7 +36,7 @@ from benchmarks.real_scans import BRAINS, ROOT, Case, case
 from benchmarks.table import publish, table
 from snrecon import metrics
 from snrecon.errors import SnreconWarning
-from snrecon.networks.store import FOLDER, checksum
+from snrecon.networks.store import FOLDER, checksum, find_weights, shipped_weights
 from snrecon.recon.registry import load
 
 CACHE = ROOT / "build" / "benchmarks" / "scores"
@@ -45,7 +45,12 @@ STEPS = 8
 """Grid points of lambda per decade."""
 START = {"sense": 0.03, "tv": 0.2, "wavelet": 0.25}
 BASELINES = ("zero_filled", "sense", "tv", "wavelet")
-METHODS = (*BASELINES, "varnet")
+NETWORKS = tuple(
+    name if weights == "brain" else f"{name}:{weights}"
+    for name in ("varnet", "modl", "e2e_varnet", "unet") for weights in shipped_weights(name)
+)
+"""Every network that ships; ``varnet`` is ``varnet:brain``."""
+METHODS = (*BASELINES, *NETWORKS)
 SCORES = ("nmse", "psnr", "ssim")
 Cell = dict[str, Any]
 
@@ -109,9 +114,10 @@ def baseline(
     return {"oracle": oracle, "automatic": automatic}
 
 
-def weights_checksum() -> str:
-    """Of the shipped network."""
-    return checksum(FOLDER / "varnet-brain.safetensors")
+def weights_checksum(method: str = "varnet") -> str:
+    """Of the weights of a network, shipped or a file (``varnet:path.safetensors``)."""
+    name, _, weights = method.partition(":")
+    return checksum(find_weights(name, weights or "brain"))
 
 
 def cell(
@@ -129,17 +135,22 @@ def cell(
     result: Cell = {"scores": {}}
     if path is not None and path.exists():
         result = json.loads(path.read_text())
-    if result.get("weights") != weights_checksum():
-        result["scores"].pop("varnet", None)
+    old = result.get("weights", {})
+    weights = {"varnet": old} if isinstance(old, str) else dict(old)
+    networks = [m for m in methods if m not in BASELINES]
+    for method in networks:
+        if weights.get(method) != weights_checksum(method):
+            result["scores"].pop(method, None)
     missing = [m for m in methods if m not in result["scores"]]
     if missing:
         chosen = case(name, kind, acceleration, seed)
-        result |= {"acceleration": chosen.scan.acceleration, "weights": weights_checksum()}
+        weights |= {method: weights_checksum(method) for method in networks}
+        result |= {"acceleration": chosen.scan.acceleration, "weights": weights}
         for method in missing:
-            if method == "varnet":
-                image = load("varnet")(chosen.scan)
+            if method in networks:
+                image = load(method)(chosen.scan)
                 found = score(image, chosen.reference, chosen.head)
-                result["scores"]["varnet"] = {"oracle": found, "automatic": found}
+                result["scores"][method] = {"oracle": found, "automatic": found}
             else:
                 result["scores"][method] = baseline(method, chosen, start.get(method, 1), search)
         if path is not None:
@@ -196,10 +207,10 @@ def _text(name: str, value: float) -> str:
     return {"nmse": f"{100 * value:.3f}", "psnr": f"{value:.2f}", "ssim": f"{value:.4f}"}[name]
 
 
-def score_table(cells: list[Cell]) -> str:
+def score_table(cells: list[Cell], methods: Sequence[str] = METHODS) -> str:
     """Means over seeds: oracle lambda and, after the stroke, the automatic one."""
     rows = []
-    for method in METHODS:
+    for method in methods:
         row = [method]
         for name in SCORES:
             best, own = (values(cells, method, w, name).mean() for w in ("oracle", "automatic"))
@@ -214,15 +225,15 @@ def score_table(cells: list[Cell]) -> str:
     return table(["method", "NMSE, %", "PSNR, dB", "SSIM", "lambda"], rows)
 
 
-def difference_table(cells: list[Cell]) -> tuple[str, bool]:
-    """Paired differences of varnet from every baseline at its oracle lambda, and whether all of
-    them favour varnet with certainty in NMSE and SSIM."""
+def difference_table(cells: list[Cell], network: str = "varnet") -> tuple[str, bool]:
+    """Paired differences of a network from every baseline at its oracle lambda, and whether all of
+    them favour it with certainty in NMSE and SSIM."""
     rows, wins = [], True
     for method in BASELINES:
-        row = [f"varnet - {method}"]
+        row = [f"{network} - {method}"]
         for name in SCORES:
             other = values(cells, method, "oracle", name)
-            mean, width = interval(values(cells, "varnet", "oracle", name) - other)
+            mean, width = interval(values(cells, network, "oracle", name) - other)
             scale = 100 if name == "nmse" else 1
             digits = {"nmse": 3, "psnr": 2, "ssim": 4}[name]
             row.append(f"{scale * mean:+.{digits}f} +- {scale * width:.{digits}f}")
@@ -234,20 +245,27 @@ def difference_table(cells: list[Cell]) -> tuple[str, bool]:
     return table(["difference", "NMSE, %", "PSNR, dB", "SSIM"], rows), wins
 
 
-def report(settings: list[tuple[float, str]], seeds: int, cache: Path | None = CACHE) -> str:
+def report(
+    settings: list[tuple[float, str]], seeds: int, cache: Path | None = CACHE,
+    networks: Sequence[str] = NETWORKS, progress: Callable[[str], None] | None = print,
+) -> str:
     """All tables as markdown."""
-    parts = []
+    parts, methods = [], (*BASELINES, *networks)
     for acceleration, kind in settings:
-        results = run(BRAINS, seeds, acceleration, kind, cache, progress=print)
+        results = run(BRAINS, seeds, acceleration, kind, cache, methods, progress=progress)
         for name, cells in results.items():
             achieved = np.mean([c["acceleration"] for c in cells])
-            differences, wins = difference_table(cells)
-            verdict = "better than all four in NMSE and SSIM" if wins else "**not** better than all"
-            parts.append(
+            part = (
                 f"### {name}, {kind} masks, R = {acceleration:g} (achieved {achieved:.2f} on "
-                f"average), {len(cells)} mask seeds\n\n{score_table(cells)}\n\n{differences}\n\n"
-                f"varnet: {verdict} (95 % paired intervals)."
+                f"average), {len(cells)} mask seeds\n\n{score_table(cells, methods)}"
             )
+            for network in networks:
+                differences, wins = difference_table(cells, network)
+                verdict = (
+                    "better than all four in NMSE and SSIM" if wins else "**not** better than all"
+                )
+                part += f"\n\n{differences}\n\n{network}: {verdict} (95 % paired intervals)."
+            parts.append(part)
     head = (
         "Magnitude images inside the head; oracle lambda, then / automatic lambda (sense: 0). The "
         "lambda column gives the range of the NMSE oracle over masks, then / the mean automatic "
@@ -256,7 +274,7 @@ def report(settings: list[tuple[float, str]], seeds: int, cache: Path | None = C
     return "\n\n".join([head, *parts])
 
 
-def write_card(body: str, card: Path = FOLDER / "varnet-brain.md") -> None:
+def write_card(body: str, card: Path) -> None:
     """Put the tables between the markers of the model card (appended if it has none)."""
     begin, end = "<!-- scores: begin -->", "<!-- scores: end -->"
     section = f"{begin}\n## Scores on the real test scans\n\n{body}\n{end}"
@@ -318,22 +336,29 @@ def picture(name: str, path: Path, seed: int = 0, cache: Path | None = CACHE) ->
 
 
 def main() -> None:
-    """Print the tables, draw the pictures and update the model card."""
+    """Print the tables, draw the pictures and update the model cards."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="2 seeds at R = 4, nothing written")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--fresh", action="store_true", help="do not use finished cells")
     parser.add_argument("--settings", nargs="*", default=["4:random"], metavar="R:KIND")
+    parser.add_argument("--networks", nargs="*", default=NETWORKS, metavar="NAME[:WEIGHTS]",
+                        help="others: nothing is written")
     args = parser.parse_args()
     if args.fresh and CACHE.is_dir():
         for path in CACHE.glob("*.json"):
             path.unlink()
     settings = [(float(s.partition(":")[0]), s.partition(":")[2]) for s in args.settings]
     seeds = 2 if args.quick else args.seeds
-    body = report(settings, seeds)
-    publish("scores", "Scores on the measured brains", body, keep=not args.quick)
-    if not args.quick:
-        write_card(body.replace("### ", "#### "))
+    body = report(settings, seeds, networks=args.networks)
+    whole = not args.quick and tuple(args.networks) == NETWORKS
+    publish("scores", "Scores on the measured brains", body, keep=whole)
+    if whole:
+        for network in NETWORKS:
+            method, _, weights = network.partition(":")
+            own = report(settings, seeds, networks=(network,), progress=None)
+            card = FOLDER / f"{method}-{weights or 'brain'}.md"
+            write_card(own.replace("### ", "#### "), card)
         for name in BRAINS:
             picture(name, IMAGES / f"real_scores_{name}.png")
 
