@@ -35,6 +35,8 @@ FILES = {
 BRAINS = ("pulseq", "mripy")
 CALIBRATION = 0.08
 """Share of the lines that is the fully sampled centre."""
+PLANAR = ("poisson", "gaussian2d")
+"""Mask kinds that vary along both axes."""
 THRESHOLD = 0.12
 """Of the 99th percentile of the smoothed image: what counts as head."""
 
@@ -95,10 +97,14 @@ class Case:
         return matched_filter(forward_model(replace(full, maps=self.scan.maps)), full.kspace)
 
 
-def case(name: str, kind: str = "random", acceleration: float = 4, seed: int = 0) -> Case:
-    """Undersample a brain and estimate its coil maps."""
+def case(
+    name: str, kind: str = "random", acceleration: float = 4, seed: int = 0,
+    calibration: float = CALIBRATION,
+) -> Case:
+    """Undersample a brain and estimate its coil maps from the share ``calibration`` of the lines
+    (2D kinds: a block of twice as many)."""
     full = full_scan(name)
-    lines = round(CALIBRATION * full.grid[-2])
+    lines = round(calibration * full.grid[-2]) * (2 if kind in PLANAR else 1)
     mask = make_mask(kind, full.grid, acceleration, calibration=lines, seed=seed).tensor
     scan = full.undersample(mask)
     model = forward_model(scan)

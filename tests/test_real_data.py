@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import agreement, noise_scan, real_scans, scores
+from benchmarks import agreement, noise_paper, noise_scan, real_scans, scores
 
 import snrecon
 from snrecon.errors import SnreconWarning
@@ -191,3 +191,22 @@ def test_noise_scan_predicts_the_noise_of_the_image() -> None:
         assert abs(value - 1) < 0.05, name
     assert 0.7 < found.factors["interior"] < 1.1
     assert found.factors["corners"] < 0.8 * found.factors["interior"]
+
+
+def test_a_cell_of_the_published_experiment(here: Path, tmp_path: Path) -> None:
+    """Ten times the noise is that of a scan with a hundred times the covariance, the cell is kept,
+    and both estimators agree up to their sampling error where first order is predicted to hold."""
+    plain = real_scans.case("pulseq", "random", 4)
+    louder = noise_paper.noisier(plain, 10)
+    added = (louder.scan.kspace - plain.scan.kspace)[:, plain.scan.sampled]
+    expected = plain.scan.require_noise().covariance.diagonal().real * 99
+    torch.testing.assert_close(
+        added.abs().square().mean(1), expected.to(added.real.dtype), rtol=0.15, atol=0)
+    ratio = louder.scan.require_noise().covariance / plain.scan.require_noise().covariance
+    torch.testing.assert_close(ratio.real, torch.full_like(ratio.real, 100))
+    setting = noise_paper.Setting("pulseq", "varnet", 4.0, 1.0, "random", 32, 32)
+    cell = noise_paper.measure(setting, tmp_path)
+    assert abs(cell.ratio * cell.predicted - 1) < 0.05
+    assert cell.pearson < cell.ceiling + 0.02
+    assert cell.nrmse == pytest.approx(cell.floor, rel=0.2)
+    assert noise_paper.measure(setting, tmp_path) == cell

@@ -59,7 +59,7 @@ def test_mistakes(name, options, message) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["unet", "e2e_varnet", "modl", "score", "langevin", "latent", "convdecoder", "unet:brain"],
+    ["score", "langevin", "latent", "convdecoder", "latent:brain"],
 )
 def test_methods_of_later_versions_are_not_taken_for_slips(name) -> None:
     with pytest.raises(InputError, match=r"no method .* yet: the methods are") as caught:

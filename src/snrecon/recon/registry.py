@@ -22,7 +22,7 @@ _METHODS: dict[str, tuple[str, str, str | None]] = {
     "e2e_varnet": ("e2e_varnet", "E2EVarNet", "weights"),
     "modl": ("modl", "MoDL", "weights"),
 }
-_LATER = ("unet", "e2e_varnet", "modl", "score", "langevin", "latent", "convdecoder")
+_LATER = ("score", "langevin", "latent", "convdecoder")
 """Names that are set aside for methods of later versions."""
 _WITH_LAMBDA = ("sense", "tv", "wavelet")
 
