@@ -78,3 +78,21 @@ def test_the_picture_is_small() -> None:
     picture = ROOT / "docs" / "images" / "demo.png"
     assert "docs/images/demo.png" in README
     assert picture.stat().st_size < 400_000
+
+
+def test_the_configuration_in_the_documentation_is_one(tmp_path: Path) -> None:
+    from snrecon.training.config import load_config
+
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```toml\n(.*?)```", text, flags=re.DOTALL)
+    path = tmp_path / "training.toml"
+    path.write_text(block, encoding="utf-8")
+    assert load_config(path).scheme == "ssdu"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda p: p.stem)
+def test_shipped_configurations_are_valid(path: Path) -> None:
+    from snrecon.training.config import load_config
+
+    config = load_config(path)
+    assert config.output.name == path.stem
