@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from snrecon.training.batch import Batch
+from snrecon.training.motion import draw_motion, move_shots, shot_of_line
+
+PHASE = 0.6
+"""Largest phase error of a shot, radians, for a motion of one voxel."""
 
 
 def uniform(generator: torch.Generator, low: float = 0.0, high: float = 1.0) -> float:
@@ -51,20 +54,18 @@ def disturb_shots(
 
     Args:
         batch: Measurements.
-        motion: Largest shift along either axis, voxels.
+        motion: Largest shift along either axis, voxels; the first shot stays where it is.
         shots: Number of shots.
         generator: Source of randomness.
     """
-    count, (ky, kx) = batch.mask.shape[0], batch.mask.shape[-2:]
-    draw = 2 * torch.rand(3, count, shots, generator=generator).to(batch.kspace.device) - 1
-    draw[:, :, 0] = 0  # the first shot is the position that the image is to be in
-    lines = torch.arange(ky, device=draw.device)
-    shift_y, shift_x, turn = (draw * motion)[:, :, lines % shots]
-    y = (lines - ky // 2) / ky
-    x = (torch.arange(kx, device=draw.device) - kx // 2) / kx
-    phase = (shift_y * y).unsqueeze(-1) + shift_x.unsqueeze(-1) * x + 0.1 * turn.unsqueeze(-1)
-    factor = torch.polar(torch.ones_like(phase), -2 * math.pi * phase).unsqueeze(1)
-    return replace(batch, kspace=batch.kspace * factor).with_adjoint()
+    order = shot_of_line(batch.mask.shape[-2], shots)
+    moved = []
+    for one in batch.kspace:
+        seed = int(torch.randint(2**31, (), generator=generator))
+        # No rotation: it would need the samples that were not acquired.
+        poses = draw_motion(shots, seed, motion, angle=0.0, phase=PHASE * motion)
+        moved.append(move_shots(one, order, poses.relative_to(0)))
+    return replace(batch, kspace=torch.stack(moved)).with_adjoint()
 
 
 @dataclass(frozen=True)

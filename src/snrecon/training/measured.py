@@ -14,13 +14,10 @@ from torch import Tensor
 from snrecon.errors import InputError
 from snrecon.physics.coverage import fully_sampled
 from snrecon.physics.fourier import fft, ifft
-from snrecon.physics.masks import make_mask
 from snrecon.training.batch import Batch
 from snrecon.training.config import SimulationConfig
+from snrecon.training.drawn_mask import draw_mask
 from snrecon.training.slices import Volume, open_volumes
-
-PLANAR = ("poisson", "gaussian2d")
-"""Mask kinds that vary along both axes."""
 
 
 class Measured:
@@ -110,7 +107,9 @@ class Measured:
         full = fully_sampled(sampled)
         mask = sampled
         if full:
-            mask = draw_mask(self.settings, tuple(sampled.shape), generator, self.columns) & sampled
+            drawn = draw_mask(
+                self.settings, tuple(sampled.shape), generator, strip=self.columns > 0)
+            mask = drawn & sampled
         if self.columns and self.columns < mask.shape[-1]:
             if not torch.equal(mask, mask[:, :1].expand_as(mask)):
                 raise InputError(
@@ -166,27 +165,6 @@ def measured(
         InputError: if there are no usable scans.
     """
     return Measured(open_volumes(path, split), settings, seed, labelled, columns)
-
-
-def draw_mask(
-    settings: SimulationConfig, grid: tuple[int, ...], generator: torch.Generator, columns: int = 0
-) -> Tensor:
-    """A boolean mask ``(ky, kx)`` of the configured kinds, accelerations and calibration; with
-    ``columns``, of the kinds that leave kx fully sampled."""
-    kinds = [kind for kind in settings.kinds if not columns or kind not in PLANAR]
-    if not kinds:
-        raise InputError("strips need mask kinds that leave kx fully sampled: set [simulation] "
-                         "kinds to some.")
-    kind = kinds[int(torch.randint(len(kinds), (), generator=generator))]
-    rates = settings.accelerations
-    rate = rates[int(torch.randint(len(rates), (), generator=generator))]
-    low, high = settings.calibration
-    share = low + (high - low) * float(torch.rand((), generator=generator))
-    lines = max(4, round(grid[0] * min(share, 0.4 / rate)))
-    if kind in PLANAR:
-        lines *= 2
-    seed = int(torch.randint(2**31, (), generator=generator))
-    return make_mask(kind, grid, rate, calibration=lines, seed=seed).tensor
 
 
 def _hash(seed: int, name: str) -> str:

@@ -10,12 +10,9 @@ from torch.nn import functional
 
 from snrecon.data import NoiseModel, Scan
 from snrecon.physics.fourier import fft, ifft
-from snrecon.physics.masks import make_mask
 from snrecon.training.batch import Batch
 from snrecon.training.config import SimulationConfig
-
-PLANAR = ("poisson", "gaussian2d")
-"""Mask kinds that vary along both axes."""
+from snrecon.training.drawn_mask import draw_mask
 
 
 def smooth_phase(
@@ -241,7 +238,8 @@ class Simulator:
         phase = phase + tissue_phase(picture, generator)
         image = torch.polar(torch.ones(grid), phase) * (picture * shading * level)
         estimated = self._estimated(maps, picture, generator)
-        mask = self._mask(grid, generator)
+        # A strip has no full kx axis, so it cannot be undersampled along it.
+        mask = draw_mask(settings, grid, generator, strip=grid[0] != grid[1])
         kspace, target = simulate_measurement(
             image, maps, estimated, mask, settings.target, generator)
         known = torch.tensor(number < self.labelled * pool.shape[0])
@@ -263,21 +261,6 @@ class Simulator:
             near = functional.avg_pool2d(picture.abs()[None, None], width, 1, width // 2)[0, 0]
             maps = maps * (near > 0.06)
         return maps
-
-    def _mask(self, grid: tuple[int, int], generator: torch.Generator) -> Tensor:
-        settings = self.settings
-        # A strip has no full kx axis, so it cannot be undersampled along it.
-        kinds = [k for k in settings.kinds if grid[0] == grid[1] or k not in PLANAR]
-        kind = kinds[int(torch.randint(len(kinds), (), generator=generator))]
-        choices = settings.accelerations
-        rate = choices[int(torch.randint(len(choices), (), generator=generator))]
-        low, high = settings.calibration
-        share = low + (high - low) * float(torch.rand((), generator=generator))
-        lines = max(4, round(grid[0] * min(share, 0.4 / rate)))
-        if kind in PLANAR:
-            lines *= 2
-        seed = int(torch.randint(2**31, (), generator=generator))
-        return make_mask(kind, grid, rate, calibration=lines, seed=seed).tensor
 
 
 def _normalised(maps: Tensor) -> Tensor:
