@@ -123,7 +123,7 @@ def test_foreign_files(content: bytes | None, snrecon: Run, tmp_path: Path, out:
 
 
 USAGE = [
-    ((), "give a command: demo, info, recon, noise, merge, train;"),
+    ((), "give a command: demo, info, recon, noise, merge, evaluate, prepare, train;"),
     (("--nonsense",), "snrecon: unrecognized arguments: --nonsense;"),
     (("dance",), "argument command: invalid choice: 'dance'"),
     (("noise",), "SCAN"),
