@@ -73,7 +73,7 @@ class Readouts:
         Raises:
             InputError: if the records are not as ISMRMRD defines them.
         """
-        self.name, self.library = name, library
+        self.name, self._ismrmrd = name, library
         self.storage = Storage(group.file, name)
         data = group["data"]
         self._sample = _check_layout(data, name)
@@ -95,7 +95,7 @@ class Readouts:
 
     def has(self, flag: str) -> np.ndarray:
         """Boolean per readout: whether the flag of this name in the library is set."""
-        bit = np.uint64(getattr(self.library, flag) - 1)
+        bit = np.uint64(getattr(self._ismrmrd, flag) - 1)
         return (self.flags >> bit) & np.uint64(1) != 0
 
     @property

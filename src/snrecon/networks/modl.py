@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from snrecon.errors import InputError
-from snrecon.networks.varnet import Gram, noise_level, root_mean_square
+from snrecon.networks.varnet import Gram, d_normalised, noise_level, root_mean_square
 from snrecon.physics.operators import LinearOperator
 from snrecon.physics.solvers import conjugate_gradient, linear_solve, linearized_steps
 
@@ -140,10 +140,8 @@ class MoDL(nn.Module):
 
         def jvp(tangents: Tensor) -> Tensor:
             with torch.no_grad():
-                inner = (point.conj() * tangents).real.sum(dim=(-2, -1), keepdim=True)
-                d_size = inner / points
-                d_b = (tangents - point * d_size) / size
-                d_level = (-d_size / (2.0 * size)).expand(tangents.shape).unsqueeze(1)
+                d_b, d_size, d_level = d_normalised(tangents, point, size, points)
+                d_level = d_level.expand(tangents.shape).unsqueeze(1)
                 dx = d_b
                 for gates, solve in stages:
                     dz = self._denoise_tangent(dx, d_level, gates) * support

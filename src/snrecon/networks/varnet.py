@@ -106,10 +106,7 @@ class VarNet(nn.Module):
 
         def jvp(tangents: Tensor) -> Tensor:
             with torch.no_grad():
-                inner = (point.conj() * tangents).real.sum(dim=(-2, -1), keepdim=True)
-                d_size = inner / points
-                d_b = (tangents - point * d_size) / size
-                d_level = _d_noise_level(size, d_size)
+                d_b, d_size, d_level = d_normalised(tangents, point, size, points)
                 dx, d_update = d_b, torch.zeros_like(d_b)
                 for (step, cnn), gate in zip(self._stages(), gates, strict=True):
                     d_gradient = gram(dx).sub_(d_b)
@@ -135,8 +132,20 @@ def noise_level(size: Tensor) -> Tensor:
     return (3.0 - torch.log(size)) / 2.0
 
 
-def _d_noise_level(size: Tensor, d_size: Tensor) -> Tensor:
-    return -d_size / (2.0 * size)
+def d_normalised(
+    tangents: Tensor, point: Tensor, size: Tensor, points: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Derivatives of ``b / size``, ``size`` and the noise level along tangents of ``b``.
+
+    Args:
+        tangents: ``(batch, ky, kx)``.
+        point: ``b / size``, ``(1, ky, kx)``.
+        size: :func:`root_mean_square` of ``b``.
+        points: Voxels of the support.
+    """
+    inner = (point.conj() * tangents).real.sum(dim=(-2, -1), keepdim=True)
+    d_size = inner / points
+    return (tangents - point * d_size) / size, d_size, -d_size / (2.0 * size)
 
 
 def _channels(x: Tensor, gradient: Tensor, update: Tensor, level: Tensor) -> Tensor:

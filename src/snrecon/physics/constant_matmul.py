@@ -44,7 +44,7 @@ class _Product(torch.autograd.Function):
     def vmap(info: Any, in_dims: tuple[int | None, ...], columns: Tensor, matrix: Tensor) -> Any:
         dim, matrix_dim = in_dims
         if matrix_dim is not None:
-            raise NotImplementedError("the matrices of constant_matmul cannot be mapped over.")
+            raise RuntimeError("the matrices of constant_matmul cannot be mapped over.")
         if dim is None:
             return constant_matmul(matrix, columns), None
         side_by_side = columns.movedim(dim, -1)

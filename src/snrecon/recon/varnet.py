@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from snrecon.data import Scan
-from snrecon.networks.varnet import VarNet as Network
 from snrecon.recon.base import Bound, Reconstructor
-from snrecon.recon.own_network import fitted, named_network
-from snrecon.recon.snr_units import SnrUnits
+from snrecon.recon.own_network import named_network
+from snrecon.recon.unrolled import bind_unrolled
 
 
 class VarNet(Reconstructor):
@@ -41,23 +38,4 @@ class VarNet(Reconstructor):
 
     def bind(self, scan: Scan, generator: torch.Generator | None = None) -> Bound:
         """k-space ``(..., coil, ky, kx)`` to image ``(..., ky, kx)``."""
-        units = SnrUnits.of(scan, self.name)
-        network = cast(Network, fitted(self._network, units.normalised))
-        adjoint, gram, support, inverse = units.adjoint, units.gram, units.support, units.inverse
-
-        def function(kspace: Tensor) -> Tensor:
-            return network(adjoint(kspace), gram, support) * inverse
-
-        def linearize(kspace: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-            image, jvp = network.linearize(adjoint(kspace), gram, support)
-            return image * inverse, lambda tangents: jvp(adjoint(tangents)).mul_(inverse)
-
-        return Bound(
-            function,
-            self.name,
-            frozen=units.model.frozen,
-            maps=units.model.maps,
-            units=units.model.units,
-            linearize=linearize if hasattr(network, "linearize") else None,
-            details={"weights": self.weights, "maps": units.model.maps_source},
-        )
+        return bind_unrolled(self._network, self.weights, scan, self.name)

@@ -202,6 +202,13 @@ def check(config: Config, name: str = "configuration") -> None:
 
     simulation, trainer = config.simulation, config.trainer
     _one_of(name, "scheme", config.scheme, SCHEMES)
+    channels = [config.network.settings.get(key, 2) for key in ("in_chans", "out_chans")]
+    if config.network.name == "unet" and channels not in ([1, 1], [2, 2]):
+        raise InputError(f"{name}: network.in_chans and network.out_chans must both be 2 (complex "
+                         "images) or both be 1 (magnitudes).")
+    if config.scheme == "ssdu" and config.network.name == "unet" and channels == [1, 1]:
+        raise InputError(f"{name}: ssdu predicts k-space, which magnitudes do not determine; set "
+                         "network.in_chans and network.out_chans to 2.")
     _one_of(name, "ssdu.split", config.ssdu.split, ("gaussian", "uniform"))
     _check_network(config.network, name)
     _one_of(name, "simulation.target", simulation.target, ("reference", "clean"))

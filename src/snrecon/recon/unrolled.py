@@ -1,0 +1,50 @@
+"""What binds an unrolled network of ``b`` and ``A^H A`` to a scan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from snrecon.data import Scan
+from snrecon.recon.base import Bound
+from snrecon.recon.own_network import fitted
+from snrecon.recon.snr_units import SnrUnits
+
+
+def bind_unrolled(network: nn.Module, weights: str, scan: Scan, method: str) -> Bound:
+    """k-space ``(..., coil, ky, kx)`` to image ``(..., ky, kx)``, the object in the units of the
+    maps, through a network in SNR units.
+
+    Args:
+        network: With the interface of :class:`snrecon.networks.varnet.VarNet`; its own
+            ``linearize`` is used if it has one.
+        weights: What to call its weights.
+        scan: One slice.
+        method: Name of the method.
+
+    Raises:
+        InputError: for a 3D grid, or a scan whose noise is not known.
+    """
+    units = SnrUnits.of(scan, method)
+    net: Any = fitted(network, units.normalised)
+    adjoint, gram, support, inverse = units.adjoint, units.gram, units.support, units.inverse
+
+    def function(kspace: Tensor) -> Tensor:
+        image: Tensor = net(adjoint(kspace), gram, support) * inverse
+        return image
+
+    def linearize(kspace: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        image, jvp = net.linearize(adjoint(kspace), gram, support)
+        return image * inverse, lambda tangents: jvp(adjoint(tangents)) * inverse
+
+    return Bound(
+        function,
+        method,
+        frozen=units.model.frozen,
+        maps=units.model.maps,
+        units=units.model.units,
+        linearize=linearize if hasattr(net, "linearize") else None,
+        details={"weights": weights, "maps": units.model.maps_source},
+    )
