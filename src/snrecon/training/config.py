@@ -126,7 +126,9 @@ class SSDUConfig:
     share: float = 0.4
     """Share of the samples."""
     split: str = "uniform"
-    """``uniform``, or ``gaussian``: denser towards the centre of k-space."""
+    """``uniform``; ``gaussian``: denser towards the centre of k-space; ``lines``: whole lines."""
+    loss: str = "normalised"
+    """``normalised`` L1 plus L2, or ``logarithmic``: every measurement with the same weight."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +211,8 @@ def check(config: Config, name: str = "configuration") -> None:
     if config.scheme == "ssdu" and config.network.name == "unet" and channels == [1, 1]:
         raise InputError(f"{name}: ssdu predicts k-space, which magnitudes do not determine; set "
                          "network.in_chans and network.out_chans to 2.")
-    _one_of(name, "ssdu.split", config.ssdu.split, ("gaussian", "uniform"))
+    _one_of(name, "ssdu.split", config.ssdu.split, ("gaussian", "lines", "uniform"))
+    _one_of(name, "ssdu.loss", config.ssdu.loss, ("logarithmic", "normalised"))
     _check_network(config.network, name)
     _one_of(name, "simulation.target", simulation.target, ("reference", "clean"))
     _one_of(name, "trainer.logger", trainer.logger, ("csv", "tensorboard"))
