@@ -7,18 +7,22 @@ measured brains and the networks those that ship. Compared is ``sigma_complex``,
 - Pearson correlation and NRMSE (root mean square difference over the maximum of the Monte Carlo
   map) over the whole slice, the paper's figures, and what sampling error alone would leave of them
   (``ceiling``, ``floor``), from the error bars of both maps;
-- inside the head, the correlation corrected for sampling error, the mean ratio, and the relative
-  RMS difference with the sampling error's share taken out;
-- the linearity residual, root mean square of ``f(y + n) - f(y) - J n`` over that of ``J n``;
-- seconds a probe and a replica, and the bytes that a probe holds.
+- inside the head, the correlation corrected for sampling error, the ratio of means and of root mean
+  squares, and the relative RMS difference with the sampling error's share taken out;
+- the linearity residual, root mean square of ``f(y + n) - f(y) - J n`` over that of ``J n``, and
+  the ratio that the linearity check predicts;
+- seconds a probe and a replica, and the bytes that a probe holds;
+- in the named cells also the mean ratio to replicas with the noise scaled by 0.01, where first
+  order must hold, and both maps against exact rows at voxels drawn from the head.
 
 A noise level alpha means a scan with alpha times the noise SD: noise of SD ``sqrt(alpha^2 - 1)``
 times the measured one is added to the data, and the covariance told to every method grows with it.
 
-    python -m benchmarks.noise_paper [--quick] [--grid] [--named] [--samples 200]
+    python -m benchmarks.noise_paper [--quick] [--grid] [--named] [--samples 200] [--part 1/2]
 
 Every cell is kept under ``build/benchmarks/noise_paper`` and not run again; a named cell of many
-samples goes on where it was interrupted.
+samples goes on where it was interrupted. ``--part 1/2`` and ``--part 2/2`` share the work between
+two processes; afterwards a run without it finds all cells and writes tables, pictures and report.
 """
 
 from __future__ import annotations
@@ -30,15 +34,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.real_scans import BRAINS, ROOT, Case, case
 from benchmarks.scores import NETWORKS, weights_checksum
-from benchmarks.table import publish, table
 from snrecon.data import NoiseModel
 from snrecon.noise import linearity_check
+from snrecon.noise.exact import exact
 from snrecon.noise.memory import peak_bytes
 from snrecon.noise.problem import Problem, probe_generator
 from snrecon.noise.replicas import replicas
@@ -55,8 +60,11 @@ KINDS = ("poisson", "random", "gaussian2d", "equispaced_fraction")
 CALIBRATION = {4.0: 0.08, 8.0: 0.05, 12.0: 0.04}
 """Share of the lines that is fully sampled in the centre."""
 STREAM = 9
-PUBLISHED = {"e2e_varnet": (99.9, 0.5), "modl": (99.7, 1.1), "unet": (99.7, 1.8)}
-"""Brain, R = 8, alpha = 1: Pearson correlation and NRMSE in per cent."""
+MANY = 1000
+"""Probes from which a cell is a named one: its samples are kept, and it gets exact rows."""
+VOXELS = 128
+"""Of the head, with exact rows."""
+SCALE = 0.01
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,15 @@ class Setting:
         return (f"{self.scan}-{network}-{self.kind}-R{self.rate:g}-a{self.level:g}-"
                 f"{self.probes}-{self.samples}")
 
+    @property
+    def many(self) -> bool:
+        """Whether it is a named cell."""
+        return self.probes >= MANY
+
+    def case(self) -> Case:
+        """The scan with its mask and noise."""
+        return noisier(case(self.scan, self.kind, self.rate, 0, CALIBRATION[self.rate]), self.level)
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -91,14 +108,22 @@ class Cell:
     floor: float
     corrected: float
     ratio: float
+    rms_ratio: float
     difference: float
     """Relative RMS difference in the head, without the share of the sampling error."""
     residual: float
     predicted: float
-    """SD of replicas over first order, as the linearity check predicts it."""
+    """Root mean square SD of first order over that of replicas, as the linearity check has it."""
+    predicted_error: float
     seconds: tuple[float, float]
     """A probe, a replica."""
     bytes: int
+    small: float | None = None
+    """Mean ratio to replicas with the noise scaled by 0.01."""
+    exact_sketch: tuple[float, float, float] | None = None
+    """Sketch at the exact voxels: mean ratio, relative RMS difference, and what of the latter its
+    sampling error would leave."""
+    exact_replicas: tuple[float, float, float] | None = None
 
 
 def noisier(chosen: Case, level: float, seed: int = 5) -> Case:
@@ -146,8 +171,38 @@ def compare(first: State, second: State, head: Tensor) -> dict[str, float]:
         "floor": float(error / b.max()),
         "corrected": raw / limit,
         "ratio": float(a[inside].mean() / b[inside].mean()),
+        "rms_ratio": float(a[inside].square().mean() / b[inside].square().mean()) ** 0.5,
         "difference": float(relative.clamp_min(0).sqrt() / b[inside].square().mean().sqrt()),
     }
+
+
+def against_exact(state: State, truth: Tensor, voxels: Tensor) -> tuple[float, float, float]:
+    """Mean ratio of a map to exact rows at ``voxels``, relative RMS difference, and the share of
+    the latter that its sampling error explains."""
+    sigma, error = (part[voxels] for part in sigma_complex(state))
+    true = truth[voxels].double()
+    size = true.square().mean().sqrt()
+    return (float(sigma.mean() / true.mean()),
+            float((sigma - true).square().mean().sqrt() / size),
+            float(error.square().mean().sqrt() / size))
+
+
+def state_of(
+    setting: Setting, problem: Problem, name: str, cache: Path | None = CACHE
+) -> State:
+    """Samples of a cell: ``sketch``, ``replicas``, or ``small`` replicas at 0.01 of the noise.
+    Those of a named cell are kept and, once there, only read."""
+    file = None
+    if cache is not None and setting.many:
+        cache.mkdir(parents=True, exist_ok=True)
+        weights = weights_checksum(setting.network)[:12]
+        file = StateFile.at(cache / f"{setting.name}-{weights}-{name}.h5")
+    options: dict[str, Any] = {"tolerance": 0, "state_file": file}
+    if name == "sketch":
+        return sketch(problem, max_passes=setting.probes, seed=1, **options)
+    if name == "small":
+        return replicas(problem, max_passes=setting.probes, seed=3, noise_scale=SCALE, **options)
+    return replicas(problem, max_passes=setting.samples, seed=2, **options)
 
 
 def measure(setting: Setting, cache: Path | None = CACHE) -> Cell:
@@ -157,99 +212,96 @@ def measure(setting: Setting, cache: Path | None = CACHE) -> Cell:
     if path is not None and path.exists():
         found = json.loads(path.read_text())
         if found["weights"] == weights:
-            return Cell(**{**found, "seconds": tuple(found["seconds"])})
-    chosen = noisier(
-        case(setting.scan, setting.kind, setting.rate, 0, CALIBRATION[setting.rate]),
-        setting.level)
+            pairs = ("seconds", "exact_sketch", "exact_replicas")
+            return Cell(**{**found, **{k: tuple(found[k]) for k in pairs if found[k]}})
+    chosen = setting.case()
     problem = Problem.of(load(setting.network), chosen.scan)
-
-    def state(name: str, estimator: Callable[..., State], count: int, seed: int) -> State:
-        file = None
-        if cache is not None and count >= 1000:
-            cache.mkdir(parents=True, exist_ok=True)
-            file = StateFile.at(cache / f"{setting.name}-{weights[:12]}-{name}.h5")
-        return estimator(problem, tolerance=0, max_passes=count, seed=seed, state_file=file)
-
-    def seconds(estimator: Callable[..., State]) -> float:
-        estimator(problem, tolerance=0, max_passes=4, seed=11)
-        begun = time.perf_counter()
-        estimator(problem, tolerance=0, max_passes=16, seed=12)
-        return (time.perf_counter() - begun) / 16
-
-    pair = (seconds(sketch), seconds(replicas))
+    pair = (_seconds(sketch, problem), _seconds(replicas, problem))
     probe = problem.colouring(random_phase(problem, 13, range(1)))
     _, size = peak_bytes(lambda: problem.linearization.jvp(probe))
-    checked = linearity_check(problem.bound, chosen.scan, draws=8, seed=4, region=chosen.head)
-    both = compare(state("sketch", sketch, setting.probes, 1),
-                   state("replicas", replicas, setting.samples, 2), chosen.head)
+    checked = linearity_check(problem.bound, chosen.scan, draws=24 if setting.many else 8, seed=4,
+                              region=chosen.head)
+    probes, samples = (state_of(setting, problem, name, cache) for name in ("sketch", "replicas"))
+    more: dict[str, Any] = {}
+    if setting.many:
+        small = state_of(setting, problem, "small", cache)
+        more["small"] = compare(probes, small, chosen.head)["ratio"]
+        voxels = drawn_voxels(chosen.head & (sigma_complex(samples)[0] > 0), VOXELS)
+        truth = exact(problem, voxels=voxels).sigma_complex
+        more["exact_sketch"] = against_exact(probes, truth, voxels)
+        more["exact_replicas"] = against_exact(samples, truth, voxels)
     cell = Cell(weights=weights, acceleration=chosen.scan.acceleration,
-                residual=checked.overall, predicted=checked.ratio, seconds=pair, bytes=size, **both)
+                residual=checked.overall, predicted=1 / checked.ratio,
+                predicted_error=checked.ratio_error / checked.ratio**2, seconds=pair, bytes=size,
+                **compare(probes, samples, chosen.head), **more)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(cell), indent=1))
     return cell
 
 
+def drawn_voxels(region: Tensor, count: int, seed: int = 6) -> Tensor:
+    """A random part of a region, boolean like it."""
+    index = region.flatten().nonzero()[:, 0]
+    order = torch.randperm(len(index), generator=torch.Generator().manual_seed(seed))
+    chosen = torch.zeros_like(region).flatten()
+    chosen[index[order[:count]]] = True
+    return chosen.reshape(region.shape)
+
+
+def _seconds(estimator: Callable[..., State], problem: Problem) -> float:
+    """Seconds a sample, set-up not counted."""
+    estimator(problem, tolerance=0, max_passes=4, seed=11)
+    begun = time.perf_counter()
+    estimator(problem, tolerance=0, max_passes=16, seed=12)
+    return (time.perf_counter() - begun) / 16
+
+
 def full_grid(networks: Sequence[str], samples: int) -> list[Setting]:
     """Every scan, network, acceleration, noise level and pattern."""
     return [
         Setting(scan, network, rate, level, kind, samples, samples)
-        for network, rate, level, kind, scan in itertools.product(
-            networks, RATES, LEVELS, KINDS, BRAINS)
+        for scan, network, rate, level, kind in itertools.product(
+            BRAINS, networks, RATES, LEVELS, KINDS)
     ]
 
 
 def named(networks: Sequence[str]) -> list[Setting]:
     """The paper's numbers of samples: every network at R = 8, alpha = 1, on both scans."""
     return [Setting(scan, network, 8.0, 1.0, "random", 1000, 3000)
-            for network in networks for scan in BRAINS]
-
-
-def rows_of(settings: Sequence[Setting], cells: Sequence[Cell]) -> str:
-    """A markdown table, a cell a row."""
-    return table(
-        ["scan", "network", "R", "alpha", "pattern", "Pearson, %", "ceiling, %", "NRMSE, %",
-         "sampling alone, %", "corrected r", "mean ratio", "1 / predicted", "difference, %",
-         "linearity residual, %", "probe / replica"],
-        [
-            (
-                s.scan, s.network, f"{c.acceleration:.2f}", f"{s.level:g}", s.kind,
-                f"{100 * c.pearson:.2f}", f"{100 * c.ceiling:.2f}", f"{100 * c.nrmse:.2f}",
-                f"{100 * c.floor:.2f}", f"{c.corrected:.4f}", f"{c.ratio:.4f}",
-                f"{1 / c.predicted:.4f}", f"{100 * c.difference:.1f}", f"{100 * c.residual:.1f}",
-                f"{c.seconds[0] / c.seconds[1]:.2f}",
-            )
-            for s, c in zip(settings, cells, strict=True)
-        ],
-    )
+            for scan in BRAINS for network in networks]
 
 
 def main() -> None:
-    """Run what was asked for and print the table."""
+    """Run what was asked for; print and keep tables, pictures and report."""
+    from benchmarks import noise_report
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one cell of 16 samples, not kept")
     parser.add_argument("--grid", action="store_true", help="the full grid only")
     parser.add_argument("--named", action="store_true", help="the cells of many samples only")
     parser.add_argument("--samples", type=int, default=200, help="of every cell of the grid")
-    parser.add_argument("--networks", nargs="*", default=NETWORKS)
+    parser.add_argument("--networks", nargs="*", default=NETWORKS, help="others: nothing is kept")
+    parser.add_argument("--part", default="1/1", metavar="I/N", help="only every N-th cell")
     args = parser.parse_args()
     if args.quick:
-        settings = [Setting("pulseq", args.networks[0], 8.0, 5.0, "random", 16, 16)]
-        print(rows_of(settings, [measure(s, None) for s in settings]))
+        setting = Setting("pulseq", args.networks[0], 8.0, 5.0, "random", 16, 16)
+        print(noise_report.grid_table({setting: measure(setting, None)}))
         return
     both = args.grid == args.named
-    settings = named(args.networks) if both or args.named else []
-    settings += full_grid(args.networks, args.samples) if both or args.grid else []
-    cells = []
+    deep = named(args.networks) if both or args.named else []
+    wide = full_grid(args.networks, args.samples) if both or args.grid else []
+    part, parts = (int(number) for number in args.part.split("/"))
+    settings = [*deep, *wide][part - 1 :: parts]
+    cells = {}
     for number, setting in enumerate(settings, start=1):
-        cells.append(measure(setting))
-        print(f"{number} of {len(settings)}: {setting.name}", flush=True)
-    published = "; ".join(f"{name} {r:.1f} / {e:.1f}" for name, (r, e) in PUBLISHED.items())
-    body = (
-        f"Published for brain, R = 8, alpha = 1 (S = 1000, N = 3000), Pearson / NRMSE in per cent: "
-        f"{published}.\n\n{rows_of(settings, cells)}"
-    )
-    publish("noise_paper", "Sketch against Monte Carlo: the published experiment", body, both)
+        begun = time.perf_counter()
+        cells[setting] = measure(setting)
+        print(f"{number} of {len(settings)}: {setting.name}, {time.perf_counter() - begun:.0f} s",
+              flush=True)
+    if parts == 1:
+        keep = tuple(args.networks) == NETWORKS
+        noise_report.report({s: cells[s] for s in deep}, {s: cells[s] for s in wide}, keep)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,7 +32,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.real_scans import BRAINS, ROOT, Case, case
-from benchmarks.table import publish, table
+from benchmarks.table import insert, publish, table
 from snrecon import metrics
 from snrecon.errors import SnreconWarning
 from snrecon.networks.store import FOLDER, checksum, find_weights, shipped_weights
@@ -274,18 +273,6 @@ def report(
     return "\n\n".join([head, *parts])
 
 
-def write_card(body: str, card: Path) -> None:
-    """Put the tables between the markers of the model card (appended if it has none)."""
-    begin, end = "<!-- scores: begin -->", "<!-- scores: end -->"
-    section = f"{begin}\n## Scores on the real test scans\n\n{body}\n{end}"
-    text = card.read_text(encoding="utf-8")
-    if begin in text:
-        text = re.sub(f"{begin}.*?{end}", lambda _: section, text, flags=re.DOTALL)
-    else:
-        text = text.rstrip() + "\n\n" + section + "\n"
-    card.write_text(text, encoding="utf-8")
-
-
 def picture(name: str, path: Path, seed: int = 0, cache: Path | None = CACHE) -> None:
     """Reference, every method at its oracle lambda, and error maps in a fifth of the window.
 
@@ -367,7 +354,8 @@ def main() -> None:
             method, _, weights = network.partition(":")
             own = report(settings, seeds, networks=(network,), progress=None)
             card = FOLDER / f"{method}-{weights or 'brain'}.md"
-            write_card(own.replace("### ", "#### "), card)
+            section = own.replace("### ", "#### ")
+            insert(card, "scores", f"## Scores on the real test scans\n\n{section}")
         for name in BRAINS:
             picture(name, IMAGES / f"real_scores_{name}.png")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,3 +45,15 @@ def publish(name: str, title: str, body: str, keep: bool = True) -> None:
     if keep:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
+
+
+def insert(path: Path, name: str, body: str) -> None:
+    """Put ``body`` between the markers ``name`` of a document, appended if it has none."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    section = f"{begin}\n{body}\n{end}"
+    text = path.read_text(encoding="utf-8")
+    if begin in text:
+        text = re.sub(f"{begin}.*?{end}", lambda _: section, text, flags=re.DOTALL)
+    else:
+        text = text.rstrip() + "\n\n" + section + "\n"
+    path.write_text(text, encoding="utf-8")
