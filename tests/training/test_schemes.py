@@ -82,9 +82,11 @@ def test_the_first_shot_stays_and_the_others_move():
     assert torch.allclose(still.kspace, batch.kspace)
 
 
-@pytest.mark.parametrize("split", ["uniform", "gaussian"])
+@pytest.mark.parametrize("split", ["uniform", "gaussian", "lines"])
 def test_a_split_takes_its_share_of_the_samples_but_never_the_centre(split):
     mask = simulated(count=3).mask
+    if split == "lines":
+        mask[:, 3, 5] = ~mask[:, 3, 5]  # a mask of points, where it is a uniform choice
     chosen = split_samples(mask, 0.4, split, seeded())
     assert not (chosen & ~mask).any()
     assert not chosen[:, 15:18, 15:18].any()
@@ -94,6 +96,17 @@ def test_a_split_takes_its_share_of_the_samples_but_never_the_centre(split):
     assert torch.equal(chosen.flatten(1).sum(1), wanted.long())
     assert not torch.equal(chosen, split_samples(mask, 0.4, split, seeded(1)))
     assert torch.equal(chosen, split_samples(mask, 0.4, split, seeded()))
+
+
+def test_lines_are_taken_as_a_whole_and_never_those_of_the_centre():
+    mask = simulated(count=3).mask
+    chosen = split_samples(mask, 0.4, "lines", seeded())
+    assert torch.equal(chosen, chosen[..., :1].expand(mask.shape))
+    assert not (chosen & ~mask).any()
+    assert not chosen[:, 15:18].any()
+    lines = mask[..., 0].clone()
+    lines[:, 15:18] = False
+    assert torch.equal(chosen[..., 0].sum(1), (0.4 * lines.sum(1)).round().long())
 
 
 def test_a_gaussian_split_is_denser_at_the_centre():
@@ -133,6 +146,30 @@ def test_ssdu_is_zero_for_the_image_that_the_samples_come_from():
     assert float(SSDU().loss(lambda part: 0 * image, exact, seeded()).min()) == pytest.approx(2)
 
 
+def test_the_share_of_a_range_differs_from_draw_to_draw():
+    batch = simulated((64, 64))
+    shares = []
+
+    def reconstruct(part: Batch) -> torch.Tensor:
+        shares.append(1 - float(part.mask.sum() / batch.mask.sum()))
+        return part.b
+
+    for seed in range(20):
+        SSDU(0.6, smallest=0.1).loss(reconstruct, batch, seeded(seed))
+    assert 0.09 < min(shares) < 0.25
+    assert 0.45 < max(shares) < 0.61
+
+
+def test_logarithmic_ssdu_is_of_the_left_out_samples():
+    """Twice the error of every left-out sample adds the logarithm of 2 (times 1/2 + 2/4)."""
+    batch = simulated()
+    loss = [SSDU(0.4, "lines", "logarithmic").loss(
+        lambda part: 0 * part.b, replace(batch, kspace=gain * batch.kspace), seeded())
+        for gain in (1.0, 2.0)]
+    torch.testing.assert_close(loss[1] - loss[0], torch.full((2,), torch.tensor(2.0).log().item()),
+                               rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("scheme", [Noise2Recon(0.1), Vortex(0.1)])
 def test_only_labelled_measurements_look_at_their_targets(scheme):
     batch = replace(simulated(), labelled=torch.tensor([True, False]))
@@ -145,12 +182,30 @@ def test_only_labelled_measurements_look_at_their_targets(scheme):
 @pytest.mark.parametrize("scheme", [Noise2Recon(0.1), Vortex(0.1)])
 def test_consistency_teaches_the_disturbed_branch_only(scheme):
     batch = replace(simulated(), labelled=torch.tensor([False, False]))
-    gains = [torch.tensor(1.0, requires_grad=True) for _ in range(2)]
-    loss = scheme.loss(
-        lambda part: part.b * gains[0 if part is batch else 1], batch, seeded()).sum()
-    itself, disturbed = torch.autograd.grad(loss, gains, allow_unused=True)
+    gains = {}
+
+    def reconstruct(part: Batch) -> torch.Tensor:
+        which = "itself" if torch.equal(part.kspace, batch.kspace) else "disturbed"
+        gains[which] = torch.tensor(1.0, requires_grad=True)
+        return part.b * gains[which]
+
+    loss = scheme.loss(reconstruct, batch, seeded()).sum()
+    wanted = [gains["itself"], gains["disturbed"]]
+    itself, disturbed = torch.autograd.grad(loss, wanted, allow_unused=True)
     assert itself is None or float(itself) == 0
     assert float(disturbed) != 0
+
+
+def test_each_kind_of_measurement_pays_its_own_passes_only():
+    batch = replace(simulated(count=3), labelled=torch.tensor([True, False, True]))
+    seen = []
+
+    def reconstruct(part: Batch) -> torch.Tensor:
+        seen.append((len(part.b), torch.is_grad_enabled()))
+        return part.b
+
+    Noise2Recon().loss(reconstruct, batch, seeded())
+    assert seen == [(2, True), (1, False), (1, True)]
 
 
 def test_vortex_asks_nothing_of_an_equivariant_method_without_disturbance():
@@ -167,6 +222,21 @@ def test_unlabelled_images_have_no_target():
     assert 0 < int(batch.labelled.sum()) < 12
     assert not batch.target[~batch.labelled].any()
     assert batch.target[batch.labelled].any()
+
+
+def test_batches_are_balanced_between_images_with_and_without_targets():
+    size, pool = 32, torch.ones(1, 32, 32).repeat(20, 1, 1)
+    settings = SimulationConfig(grids=[[size, size]], coils=[2, 2], kinds=["random"],
+                                accelerations=[2.0])
+
+    def share(**options) -> float:
+        source = Simulator({size: pool}, settings, 1, **options)
+        return float(torch.cat([source.draw(i, 20).labelled for i in range(10)]).float().mean())
+
+    assert abs(share(labelled=0.1) - 0.1) < 4 * (0.09 / 200) ** 0.5
+    assert abs(share(labelled=0.1, balance=0.5) - 0.5) < 4 * (0.25 / 200) ** 0.5
+    assert share(labelled=1.0, balance=0.5) == 1
+    assert share(labelled=0.0, balance=0.5) == 0
 
 
 def test_normalised_error():

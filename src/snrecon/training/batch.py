@@ -45,6 +45,10 @@ class Batch:
         """The fields in their order; ``Batch(*batch.tensors())`` is the batch again."""
         return tuple(getattr(self, field.name) for field in fields(self))
 
+    def part(self, index: Tensor) -> Batch:
+        """Some of the measurements, by their numbers."""
+        return Batch(*(tensor[index] for tensor in self.tensors()))
+
     def to(self, device: torch.device | str) -> Batch:
         """On another device."""
         return Batch(*(tensor.to(device) for tensor in self.tensors()))

@@ -125,6 +125,8 @@ class SSDUConfig:
 
     share: float = 0.4
     """Share of the samples."""
+    smallest_share: float = 0.0
+    """If above 0, the share is drawn between this and ``share`` for every batch."""
     split: str = "uniform"
     """``uniform``; ``gaussian``: denser towards the centre of k-space; ``lines``: whole lines."""
     loss: str = "normalised"
@@ -137,6 +139,8 @@ class ConsistencyConfig:
 
     labelled: float = 0.25
     """Share of the images whose fully sampled measurement is known."""
+    balance: float = 0.5
+    """Of simulated measurements: share that is of those images. Measured scans come as they are."""
     weight: float = 0.1
     """Weight of the consistency term."""
     sigma: list[float] = field(default_factory=lambda: [0.2, 0.5])
@@ -227,12 +231,15 @@ def check(config: Config, name: str = "configuration") -> None:
     if any(len(grid) != 2 or min(grid) < 16 for grid in simulation.grids):
         raise InputError(f"{name}: simulation.grids must be pairs (ky, kx) of at least 16 points.")
     shares = {"simulation.shapes": simulation.shapes, "ssdu.share": config.ssdu.share,
-              "consistency.labelled": config.consistency.labelled}
+              "consistency.labelled": config.consistency.labelled,
+              "consistency.balance": config.consistency.balance}
     for key, share in shares.items():
         if not 0 <= share <= 1:
             raise InputError(f"{name}: {key} must lie between 0 and 1.")
     if not 0 < config.ssdu.share < 1:
         raise InputError(f"{name}: ssdu.share must lie between 0 and 1, both excluded.")
+    if not 0 <= config.ssdu.smallest_share <= config.ssdu.share:
+        raise InputError(f"{name}: ssdu.smallest_share must lie between 0 and ssdu.share.")
     if any(r < 1 for r in simulation.accelerations):
         raise InputError(f"{name}: simulation.accelerations must be at least 1.")
     lists = {"data.images": config.data.images, "simulation.grids": simulation.grids,

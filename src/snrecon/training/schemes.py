@@ -58,6 +58,8 @@ class SSDU(Scheme):
         loss: ``normalised``: L1 plus L2, as published; ``logarithmic``:
             :func:`snrecon.training.scores.logarithmic_error` of the samples, which a measurement
             of good quality enters with the same weight as a poor one.
+        smallest: If above 0, the share is drawn between this and ``share`` for every batch, which
+            prepares the network for the whole measurement that it is applied to later.
 
     Source: Yaman et al., Magn Reson Med 84:3172 (2020), normalised L1 plus L2 loss in k-space.
     """
@@ -65,12 +67,14 @@ class SSDU(Scheme):
     labelled_only = False
 
     def __init__(
-        self, share: float = 0.4, split: str = "uniform", loss: str = "normalised"
+        self, share: float = 0.4, split: str = "uniform", loss: str = "normalised",
+        smallest: float = 0.0,
     ) -> None:
-        self.share, self.split, self.kind = share, split, loss
+        self.share, self.split, self.kind, self.smallest = share, split, loss, smallest
 
     def loss(self, reconstruct: Reconstruct, batch: Batch, generator: torch.Generator) -> Tensor:
-        predicted = split_samples(batch.mask, self.share, self.split, generator)
+        share = uniform(generator, self.smallest, self.share) if self.smallest else self.share
+        predicted = split_samples(batch.mask, share, self.split, generator)
         image = reconstruct(batch.sampled(batch.mask & ~predicted))
         chosen = predicted.unsqueeze(1).expand(batch.kspace.shape)
         answer, wanted = batch.measure(image) * chosen, batch.kspace * chosen
@@ -80,12 +84,55 @@ class SSDU(Scheme):
         return logarithmic_error(*(part.flatten(1, 2) for part in (answer, wanted, chosen)))
 
 
-class Noise2Recon(Scheme):
-    """Targets for a few measurements; of the others noisier copies must give the same image.
+class Consistency(Scheme):
+    """Targets for some measurements; disturbed copies of the others must give the same image.
+
+    No gradient flows through the image of an undisturbed measurement without target.
+
+    Args:
+        weight: Of the consistency term.
+    """
+
+    labelled_only = False
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+
+    def loss(self, reconstruct: Reconstruct, batch: Batch, generator: torch.Generator) -> Tensor:
+        loss = torch.zeros(len(batch.labelled), device=batch.b.device)
+        # Each kind on its own: neither pays for the passes that only the other needs.
+        for known, of in ((True, self._taught), (False, self._same)):
+            chosen = (batch.labelled == known).nonzero()[:, 0]
+            if len(chosen):
+                part = of(reconstruct, batch.part(chosen), generator)
+                loss = loss.index_add(0, chosen, part.to(loss.dtype))
+        return loss
+
+    def _taught(
+        self, reconstruct: Reconstruct, batch: Batch, generator: torch.Generator
+    ) -> Tensor:
+        return logarithmic_error(reconstruct(batch), batch.target, batch.support)
+
+    def _same(self, reconstruct: Reconstruct, batch: Batch, generator: torch.Generator) -> Tensor:
+        with torch.no_grad():
+            answer = reconstruct(batch)
+        disturbed, scale, follow = self.disturb(batch, generator)
+        again = reconstruct(disturbed) * scale
+        return self.weight * normalised_error(again, follow(answer))
+
+    @abstractmethod
+    def disturb(
+        self, batch: Batch, generator: torch.Generator
+    ) -> tuple[Batch, Tensor | float, Callable[[Tensor], Tensor]]:
+        """Disturbed measurements, what their images are to be multiplied by, and what becomes of
+        the undisturbed image."""
+
+
+class Noise2Recon(Consistency):
+    """Consistency with noisier copies.
 
     The copy's noise is ``sqrt(1 + s^2)`` times that of the measurement, so it is divided by that
-    before the network sees it: networks work on data with noise of SD 1. No gradient flows
-    through the image of the measurement itself.
+    before the network sees it: networks work on data with noise of SD 1.
 
     Args:
         weight: Of the consistency term.
@@ -95,24 +142,20 @@ class Noise2Recon(Scheme):
     Source: Desai et al., Noise2Recon, Magn Reson Med 90:2052 (2023).
     """
 
-    labelled_only = False
-
     def __init__(self, weight: float = 0.1, sigma: tuple[float, float] = (0.2, 0.5)) -> None:
-        self.weight, self.sigma = weight, sigma
+        super().__init__(weight)
+        self.sigma = sigma
 
-    def loss(self, reconstruct: Reconstruct, batch: Batch, generator: torch.Generator) -> Tensor:
-        answer = reconstruct(batch)
-        taught = logarithmic_error(answer, batch.target, batch.support)
+    def disturb(
+        self, batch: Batch, generator: torch.Generator
+    ) -> tuple[Batch, Tensor | float, Callable[[Tensor], Tensor]]:
         noisy, scale = add_noise(batch, self.sigma, generator)
-        again = reconstruct(noisy) * scale
-        same = normalised_error(again, answer.detach())
-        return torch.where(batch.labelled, taught, self.weight * same)
+        return noisy, scale, lambda image: image
 
 
-class Vortex(Scheme):
-    """As :class:`Noise2Recon`, with what scanners do to data as disturbances: noise, or motion
-    between shots; followed by a change of the image that the reconstruction must follow (shift,
-    reflection).
+class Vortex(Consistency):
+    """Consistency with what scanners do to data: noise, or motion between shots; followed by a
+    change of the image that the reconstruction must follow (shift, reflection).
 
     Args:
         weight: Of the consistency term.
@@ -123,8 +166,6 @@ class Vortex(Scheme):
     Source: Desai et al., VORTEX, MIDL 2022.
     """
 
-    labelled_only = False
-
     def __init__(
         self,
         weight: float = 0.1,
@@ -132,11 +173,12 @@ class Vortex(Scheme):
         motion: float = 1.0,
         shots: int = 4,
     ) -> None:
-        self.weight, self.sigma, self.motion, self.shots = weight, sigma, motion, shots
+        super().__init__(weight)
+        self.sigma, self.motion, self.shots = sigma, motion, shots
 
-    def loss(self, reconstruct: Reconstruct, batch: Batch, generator: torch.Generator) -> Tensor:
-        answer = reconstruct(batch)
-        taught = logarithmic_error(answer, batch.target, batch.support)
+    def disturb(
+        self, batch: Batch, generator: torch.Generator
+    ) -> tuple[Batch, Tensor | float, Callable[[Tensor], Tensor]]:
         symmetry = draw_symmetry(batch.mask.shape[-2:], generator)
         disturbed = move(batch, symmetry)
         scale: Tensor | float = 1.0
@@ -144,9 +186,7 @@ class Vortex(Scheme):
             disturbed, scale = add_noise(disturbed, self.sigma, generator)
         else:
             disturbed = disturb_shots(disturbed, self.motion, self.shots, generator)
-        again = reconstruct(disturbed) * scale
-        same = normalised_error(again, symmetry.image(answer.detach()))
-        return torch.where(batch.labelled, taught, self.weight * same)
+        return disturbed, scale, symmetry.image
 
 
 def split_samples(
@@ -183,7 +223,8 @@ def split_samples(
 def scheme_of(config: Config) -> Scheme:
     """The scheme that a configuration names, with its settings."""
     if config.scheme == "ssdu":
-        return SSDU(config.ssdu.share, config.ssdu.split, config.ssdu.loss)
+        ssdu = config.ssdu
+        return SSDU(ssdu.share, ssdu.split, ssdu.loss, ssdu.smallest_share)
     low, high = config.consistency.sigma
     if config.scheme == "noise2recon":
         return Noise2Recon(config.consistency.weight, (low, high))

@@ -191,13 +191,16 @@ class Simulator:
         seed: Seed of the stream.
         labelled: Share of the images, the first of each pool, whose target is known; the target of
             the others is zero.
+        balance: Where some images have a target and some none: chance that a measurement is of one
+            with a target. None: as many as there are.
     """
 
     def __init__(
         self, pools: dict[int, Tensor], settings: SimulationConfig, seed: int,
-        labelled: float = 1.0,
+        labelled: float = 1.0, balance: float | None = None,
     ) -> None:
         self.pools, self.settings, self.seed, self.labelled = pools, settings, seed, labelled
+        self.balance = balance
 
     def draw(self, index: int, count: int) -> Batch:
         """Batch ``index`` with ``count`` measurements."""
@@ -213,12 +216,24 @@ class Simulator:
         batch = Batch.of(kspace, maps, mask, target * known.reshape(-1, 1, 1))
         return replace(batch, labelled=known)
 
+    def _number(self, count: int, generator: torch.Generator) -> int:
+        """Which of ``count`` images."""
+        known = sum(self._known(number, count) for number in range(count))
+        if self.balance is None or known in (0, count):
+            return int(torch.randint(count, (), generator=generator))
+        taught = float(torch.rand((), generator=generator)) < self.balance
+        low, high = (0, known) if taught else (known, count)
+        return int(torch.randint(low, high, (), generator=generator))
+
+    def _known(self, number: int, count: int) -> bool:
+        return number < self.labelled * count
+
     def _item(
         self, grid: tuple[int, int], coils: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         settings = self.settings
         pool = self.pools[max(grid)]
-        number = int(torch.randint(pool.shape[0], (), generator=generator))
+        number = self._number(pool.shape[0], generator)
         picture = pool[number]
         if float(torch.rand((), generator=generator)) < 0.5:
             picture = picture.flip(0)
@@ -242,7 +257,7 @@ class Simulator:
         mask = draw_mask(settings, grid, generator, strip=grid[0] != grid[1])
         kspace, target = simulate_measurement(
             image, maps, estimated, mask, settings.target, generator)
-        known = torch.tensor(number < self.labelled * pool.shape[0])
+        known = torch.tensor(self._known(number, pool.shape[0]))
         return kspace, estimated, mask, target, known
 
     def _estimated(self, maps: Tensor, picture: Tensor, generator: torch.Generator) -> Tensor:

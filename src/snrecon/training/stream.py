@@ -89,7 +89,8 @@ def training_source(config: Config) -> Drawn:
                         config.data.columns)
     pools = _pools(sources(config.data.images, config.data), config.simulation,
                    config.simulation.pool, config.trainer.seed)
-    return Simulator(pools, config.simulation, config.trainer.seed, share)
+    return Simulator(pools, config.simulation, config.trainer.seed, share,
+                     config.consistency.balance)
 
 
 def validation_batches(config: Config, count: int = 8) -> dict[float, Batch]:
