@@ -35,6 +35,10 @@ class MoDL(nn.Module):
     image is divided by the root mean square of ``b``, and the CNN is told the logarithm of that
     size as a third channel.
 
+    What is solved for is the step from ``z`` to ``x``,
+    ``(A^H A + lambda) (x - z) = A^H y - A^H A z``: the same equation, of which a few steps of
+    conjugate gradients leave less than when they start from zero.
+
     Two ways of solving, chosen by ``implicit`` (which may be changed on the object):
 
     - 0: exactly ``iterations`` steps of conjugate gradients, a function of its input that is
@@ -109,7 +113,8 @@ class MoDL(nn.Module):
         lamda = self.lamda
         x = b
         for _ in range(self.unrolls):
-            x = self._solve(gram, b + lamda * self._denoise(x, level) * support, lamda)
+            z = self._denoise(x, level) * support
+            x = z + self._solve(gram, b - gram(z), lamda)
         return (x * size).reshape(shape)
 
     def linearize(
@@ -134,7 +139,8 @@ class MoDL(nn.Module):
             for _ in range(self.unrolls):
                 gates: list[Tensor] = []
                 z = self._denoise(x, level, gates) * support
-                x, solve = self._linearized_solve(gram, point + lamda * z, lamda)
+                step, solve = self._linearized_solve(gram, point - gram(z), lamda)
+                x = z + step
                 stages.append((gates, solve))
             image = x
 
@@ -145,7 +151,7 @@ class MoDL(nn.Module):
                 dx = d_b
                 for gates, solve in stages:
                     dz = self._denoise_tangent(dx, d_level, gates) * support
-                    dx = solve(d_b + lamda * dz)
+                    dx = dz + solve(d_b - gram(dz))
                 return dx * size + image * d_size
 
         return (image * size).squeeze(0), jvp
