@@ -23,11 +23,11 @@ def test_named_tables_print_ours_beside_the_published() -> None:
     found = replace(CELL, small=1.0003, exact_sketch=(0.999, 0.016, 0.0158),
                     exact_replicas=(0.98, 0.03, 0.009))
     text = noise_report.named_tables({deep: found, replace(deep, network="varnet:own"): CELL})
-    assert "| 99.10 / 1.20 | 99.30 / 1.10 | 99.7 / 1.1 | 0.9985 |" in text
+    assert "| 99.10 / 1.20 | 99.30 / 1.10 | 99.9 / 0.5 | 99.7 / 1.1 | 0.9985 |" in text
     assert "| 1.0003 | 1.0200 | 1.0180 +- 0.0020 | 5.0 | 3.0 |" in text
     assert "| 0.9990 | 1.60 (1.58) | 0.9800 | 3.00 (0.90) |" in text
     assert "| 40 | 30 | 1.33 | 12 |" in text
-    assert "| varnet:own | 7.90 | 99.10 / 1.20 | 99.30 / 1.10 | none |" in text
+    assert "| varnet:own | 7.90 | 99.10 / 1.20 | 99.30 / 1.10 | - | - |" in text
 
 
 def test_summary_takes_means_over_all_but_network_and_level(tmp_path: Path) -> None:
@@ -79,7 +79,8 @@ def test_inserted_text_replaces_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("network", "wanted"), [
-    ("e2e_varnet", "99.9 / 0.5"), ("varnet:ssdu", "99.9 / -"), ("varnet", "none"),
+    ("e2e_varnet", ("99.9 / 0.7", "99.9 / 0.5")), ("varnet:ssdu", ("99.9 / -", "-")),
+    ("varnet", ("-", "-")),
 ])
-def test_published_figures_by_method(network: str, wanted: str) -> None:
+def test_published_figures_by_method(network: str, wanted: tuple[str, str]) -> None:
     assert noise_report.published(network) == wanted
