@@ -10,9 +10,9 @@ from snrecon.networks.modl import MoDL
 from snrecon.networks.unet import Unet
 
 
-def unet(channels: int = 2, seed: int = 0) -> Unet:
+def unet(channels: int = 2, seed: int = 0, sense_steps: int = 0) -> Unet:
     torch.manual_seed(seed)
-    return Unet(channels, channels, 3, 2).requires_grad_(False)
+    return Unet(channels, channels, 3, 2, sense_steps=sense_steps).requires_grad_(False)
 
 
 def e2e_varnet(seed: int = 0) -> E2EVarNet:

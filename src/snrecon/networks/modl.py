@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from snrecon.errors import InputError
+from snrecon.networks.regularised import Regularised
 from snrecon.networks.varnet import Gram, d_normalised, noise_level, root_mean_square
-from snrecon.physics.operators import LinearOperator
 from snrecon.physics.solvers import conjugate_gradient, linear_solve, linearized_steps
 
 INITIAL_LAMBDA = 0.05
@@ -161,7 +161,7 @@ class MoDL(nn.Module):
     ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         if self.implicit:
             return self._solve(gram, right, lamda), lambda dc: self._solve(gram, dc, lamda)
-        operator = _Regularised(gram, right.shape[-2:], lamda)
+        operator = Regularised(gram, right.shape[-2:], lamda)
         return linearized_steps(operator, right, self.iterations)
 
     def _denoise_tangent(self, dx: Tensor, d_level: Tensor, gates: list[Tensor]) -> Tensor:
@@ -186,23 +186,8 @@ class MoDL(nn.Module):
 
     def _solve(self, gram: Gram, right: Tensor, lamda: Tensor) -> Tensor:
         if not self.implicit:
-            operator = _Regularised(gram, right.shape[-2:], lamda)
+            operator = Regularised(gram, right.shape[-2:], lamda)
             return conjugate_gradient(operator, right, self.iterations, tolerance=0).value
         tolerance = SOLVED[right.real.dtype]
-        operator = _Regularised(gram, right.shape[-2:], None)
+        operator = Regularised(gram, right.shape[-2:], None)
         return linear_solve(operator, right, lamda, MOST_STEPS, tolerance)
-
-
-class _Regularised(LinearOperator):
-    """``A^H A + lambda`` from a function."""
-
-    def __init__(self, gram: Gram, grid: tuple[int, ...], lamda: Tensor | None) -> None:
-        self.domain = self.range = tuple(grid)
-        self.gram_of, self.lamda = gram, lamda
-
-    def _forward(self, x: Tensor) -> Tensor:
-        y = self.gram_of(x)
-        return y if self.lamda is None else y + self.lamda * x
-
-    def _adjoint(self, y: Tensor) -> Tensor:
-        return self._forward(y)

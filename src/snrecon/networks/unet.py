@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from snrecon.errors import InputError
 from snrecon.networks.normalisation import center_and_scale
 from snrecon.networks.varnet import root_mean_square
 
@@ -34,6 +35,12 @@ class Unet(nn.Module):
             256).
         pools: Number of poolings.
         drop: Probability of dropping a channel while training; no part of stored weights.
+        sense_steps: What images it is for: 0, zero-filled ones (fastMRI); else those after so many
+            steps of :func:`snrecon.networks.regularised.sense_image`. A record that goes with the
+            weights; who applies the network makes the images.
+
+    Raises:
+        InputError: for ``sense_steps`` with magnitude images.
     """
 
     def __init__(
@@ -43,8 +50,12 @@ class Unet(nn.Module):
         chans: int = 32,
         pools: int = 4,
         drop: float = 0.0,
+        sense_steps: int = 0,
     ) -> None:
         super().__init__()
+        if sense_steps and in_chans != 2:
+            raise InputError("SENSE images are complex: sense_steps needs a U-Net of two channels.")
+        self.sense_steps = sense_steps
         self.in_chans, self.out_chans, self.chans, self.pools = in_chans, out_chans, chans, pools
         self.drop = drop
         widths = [chans * 2**level for level in range(pools + 1)]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from snrecon.data import Scan
 from snrecon.errors import InputError
 from snrecon.networks.convert import is_torch_file
+from snrecon.networks.regularised import sense_image
 from snrecon.networks.unet import complex_unet, magnitude_unet
 from snrecon.recon.base import Bound, Reconstructor
 from snrecon.recon.forward_model import KSPACE
@@ -29,12 +30,15 @@ Combine = Literal["matched", "rss"]
 
 
 class UNet(Reconstructor):
-    """Post-processing of the zero-filled image by a U-Net (Zbontar et al., arXiv:1811.08839).
+    """Post-processing of the zero-filled image, or of a CG-SENSE image, by a U-Net.
+
+    Source: Zbontar et al., arXiv:1811.08839 (zero-filled images).
 
     Which of two variants it is stands in the weights:
 
     - two channels: the complex matched-filter image in SNR units (see
-      :class:`snrecon.recon.varnet.VarNet`), to a complex image, the object in the units of the
+      :class:`snrecon.recon.varnet.VarNet`), or, for weights made for that (``sense_steps``), the
+      image after so many steps of CG-SENSE, to a complex image, the object in the units of the
       maps, exactly zero where all maps are;
     - one channel: a magnitude image, its mean and standard deviation normalised and cut at +-6 of
       them, to a real image. With ``combine="matched"`` that is the modulus of the image above;
@@ -100,7 +104,9 @@ class UNet(Reconstructor):
         require_plane(scan, self.name)
         require_size(self._network, self.crop or scan.grid, scan, self.name)
         network = fitted(self._network, scan.kspace)
-        details = {"weights": self.weights, "images": "complex" if self._complex else "magnitude"}
+        steps = int(getattr(self._network, "sense_steps", 0))
+        details = {"weights": self.weights, "images": "complex" if self._complex else "magnitude",
+                   **({"sense_steps": steps} if steps else {})}
         if self.combine == "rss":
             function = self._root_sum_of_squares(network, scan)
             return Bound(
@@ -111,6 +117,7 @@ class UNet(Reconstructor):
         def function_of_matched(kspace: Tensor) -> Tensor:
             z = units.adjoint(kspace)
             if self._complex:
+                z = sense_image(units.gram, z, steps)
                 return complex_unet(network, z, units.support) * units.inverse
             return magnitude_unet(network, z.abs()) * units.inverse
 

@@ -1,0 +1,44 @@
+"""``A^H A + lambda`` of a network's Gram operator, and the SENSE image that a few steps give."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from snrecon.networks.varnet import Gram
+from snrecon.physics.operators import LinearOperator
+from snrecon.physics.solvers import conjugate_gradient
+
+SENSE_LAMBDA = 0.005
+"""Weight of ``|x|^2`` in :func:`sense_image`; fully sampled data have weight 1."""
+
+
+class Regularised(LinearOperator):
+    """``A^H A + lambda`` from a function; ``lamda=None`` is ``A^H A`` alone."""
+
+    def __init__(self, gram: Gram, grid: tuple[int, ...], lamda: Tensor | float | None) -> None:
+        self.domain = self.range = tuple(grid)
+        self.gram_of, self.lamda = gram, lamda
+
+    def _forward(self, x: Tensor) -> Tensor:
+        y = self.gram_of(x)
+        return y if self.lamda is None else y + self.lamda * x
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return self._forward(y)
+
+
+def sense_image(gram: Gram, b: Tensor, steps: int) -> Tensor:
+    """So many steps of conjugate gradients from zero towards the SENSE image, ``b`` for none.
+
+    Few steps regularise too, which is why lambda is small. Nearly linear in ``b``: the step
+    lengths depend on it.
+
+    Args:
+        gram: ``A^H A`` on ``(..., ky, kx)``.
+        b: ``A^H y``, ``(..., ky, kx)``.
+        steps: Their number, always all of them.
+    """
+    if steps == 0:
+        return b
+    operator = Regularised(gram, b.shape[-2:], SENSE_LAMBDA)
+    return conjugate_gradient(operator, b, steps, tolerance=0).value
