@@ -14,7 +14,7 @@ from benchmarks.small_problems import small_scan
 import networks_at_hand as nets
 from derivatives import check_derivatives, draw
 from snrecon.data import Scan
-from snrecon.errors import InputError
+from snrecon.errors import InputError, SnreconWarning
 from snrecon.noise import linearity_check, noise_map, roi
 from snrecon.physics.fourier import fft
 from snrecon.physics.memory import peak_bytes
@@ -95,7 +95,14 @@ def test_images_are_those_of_the_planes(name, axis):
 
 @pytest.mark.parametrize(
     ("name", "axis"),
-    [("varnet", -3), ("varnet", -2), ("varnet", -1), ("modl", -3), ("unet magnitude", -2)],
+    [
+        ("varnet", -3),
+        ("varnet", -2),
+        ("varnet", -1),
+        ("modl", -3),
+        ("unet magnitude", -2),
+        ("e2e_varnet", -1),
+    ],
 )
 def test_noise_maps_are_those_of_the_planes(name, axis):
     recon, parts = METHODS[name](), slices(axis, 2)
@@ -283,3 +290,17 @@ def test_masks_that_leave_no_plane_are_refused(name):
     mask[4] = scan.sampled[4]
     with pytest.raises(InputError, match="an axis along which the mask does not change"):
         METHODS[name]().bind(scan.undersample(mask))
+
+
+def test_networks_that_leave_torch_are_measured_by_replicas():
+    class Numpy(torch.nn.Module):
+        def forward(self, x):
+            return torch.from_numpy(np.abs(x.numpy()))
+
+    scan = volume(slices(-1, 2), -1)
+    recon = ImageModule(Numpy())
+    with pytest.warns(SnreconWarning, match=r"using replicas: .* numpy"):
+        result = noise_map(recon, scan, tolerance=0, max_passes=4)
+    assert result.estimator == "replicas"
+    with pytest.raises(InputError, match=r"no reverse mode .* 'replicas'"):
+        noise_map(recon, scan, estimator="exact")

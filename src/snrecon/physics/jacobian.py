@@ -85,7 +85,7 @@ class Linearization:
                         product = make()
                         result = product(tangents)
                 except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
-                    if _out_of_memory(error):
+                    if _final(error):
                         raise
                     reasons.append(name)
                     last = str(error).splitlines()[0] if str(error) else repr(error)
@@ -116,12 +116,12 @@ class Linearization:
                 try:
                     return torch.vmap(self._vjp)(cotangents).detach()
                 except (RuntimeError, ValueError) as error:
-                    if _out_of_memory(error):
+                    if _final(error):
                         raise
                     self._vjp_batched = False
             return torch.stack([self._vjp(u).detach() for u in cotangents])
         except (RuntimeError, NotImplementedError, TypeError) as error:
-            if _out_of_memory(error):
+            if _final(error):
                 raise
             raise NotDifferentiableError(
                 f"the reconstruction has no reverse mode ({str(error).splitlines()[0]})"
@@ -163,5 +163,7 @@ class Linearization:
         return ways
 
 
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def _final(error: Exception) -> bool:
+    """No other way will do: memory ran out, or the function tried all ways by itself."""
+    short = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return short or isinstance(error, NotDifferentiableError)
