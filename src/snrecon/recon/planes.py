@@ -170,7 +170,7 @@ class _Volume:
             for b, y in enumerate(points[:, i]):
                 u = cotangents[b, :, i]
                 if bound is not None and bool(u.any()):
-                    found[b, :, i] = _linearized(bound, y).vjp(u)
+                    found[b, :, i] = Linearization(bound.function, y).vjp(u)
         return found
 
     def of_each(self, apply: Callable[[int, Bound], Tensor]) -> Tensor:
