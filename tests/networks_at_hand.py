@@ -8,6 +8,7 @@ from torch import nn
 from snrecon.networks.e2e_varnet import E2EVarNet
 from snrecon.networks.modl import MoDL
 from snrecon.networks.unet import Unet
+from snrecon.networks.varnet import VarNet
 
 
 def unet(channels: int = 2, seed: int = 0, sense_steps: int = 0) -> Unet:
@@ -28,4 +29,13 @@ def modl(implicit: int = 0, seed: int = 0) -> MoDL:
         assert layer.bias is not None
         layer.bias.normal_(std=0.1)
     network.cnn[-1].weight.normal_(std=0.1)
+    return network
+
+
+def varnet(seed: int = 0) -> VarNet:
+    torch.manual_seed(seed)
+    network = VarNet(2, 4).requires_grad_(False)
+    for name, parameter in network.named_parameters():
+        if "bias" in name or "leave.weight" in name:
+            parameter.normal_(std=0.1)
     return network

@@ -18,6 +18,7 @@ import torch
 import snrecon as package
 from snrecon.cli import output
 from snrecon.data import Scan
+from snrecon.physics.fourier import fft
 from snrecon.physics.phantom import simulate_scan
 from snrecon.physics.thermal import NoiseColouring
 from snrecon.report.demo import save_scan
@@ -278,3 +279,32 @@ def test_repetitions_check_the_map(
     assert done.code == 0, done.err
     line = next(line for line in done.out.splitlines() if line.startswith("repetitions"))
     assert float(line.split("=")[1].split("+-")[0]) == pytest.approx(1, abs=0.06)
+
+
+def test_a_network_on_a_volume(snrecon: Run, out: Path) -> None:
+    """Undersampled over the phase-encoding plane: sliced along the readout, in both commands."""
+    grid = (16, 16, 3)
+    scan = simulate_scan(grid[:2], 3, 2, 8, "poisson", with_maps=True)
+    kspace = torch.stack([scan.kspace, 2 * scan.kspace, 0 * scan.kspace], dim=-1)
+    maps = scan.maps
+    assert maps is not None
+    np.savez(
+        out / "volume.npz",
+        kspace=fft(kspace, (-1,)).numpy(),
+        mask=scan.sampled.unsqueeze(-1).expand(grid).numpy(),
+        maps=maps.unsqueeze(-1).expand(*maps.shape, 3).numpy(),
+        noise_covariance=scan.require_noise().covariance.numpy(),
+    )
+    words = (out / "volume.npz", "--method", "varnet")
+    done = snrecon("recon", *words, "--out", out / "x.h5")
+    assert done.code == 0, done.err
+    done = snrecon("noise", *words, "--max-passes", "16", "--tolerance", "0", "--out", out / "n.h5")
+    assert done.code == 0, done.err
+    assert "3, the volume sliced along kx" in done.out
+    result = package.NoiseMap.load(out / "n.h5")
+    assert (result.estimator, result.details["sliced"]) == ("sketch", "along kx")
+    assert result.sigma.shape == grid
+    with h5py.File(out / "x.h5") as file:
+        np.testing.assert_allclose(file["image"][()], result.image.numpy(), rtol=1e-4, atol=1e-5)
+    plane = package.recon.load("varnet")(scan)
+    torch.testing.assert_close(result.image[..., 0], plane, rtol=1e-3, atol=1e-3)

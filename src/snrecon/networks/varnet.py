@@ -141,10 +141,10 @@ def d_normalised(
         tangents: ``(batch, ky, kx)``.
         point: ``b / size``, ``(1, ky, kx)``.
         size: :func:`root_mean_square` of ``b``.
-        points: Voxels of the support.
+        points: Voxels of the support; without any, b and its tangents are zero, and so are these.
     """
     inner = (point.conj() * tangents).real.sum(dim=(-2, -1), keepdim=True)
-    d_size = inner / points
+    d_size = inner / max(points, 1)
     return (tangents - point * d_size) / size, d_size, -d_size / (2.0 * size)
 
 

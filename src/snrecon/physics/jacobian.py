@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -37,6 +38,7 @@ class Linearization:
         linear: ``f`` is real-linear.
         batched: ``f`` takes leading batch axes.
         own: Optional ``y -> (value, jvp)``, ``jvp`` taking batches.
+        traced: Allow ``linearize``, whose tracing pays for itself over many products only.
     """
 
     def __init__(
@@ -47,19 +49,23 @@ class Linearization:
         linear: bool = False,
         batched: bool = False,
         own: Callable[[Tensor], tuple[Tensor, Function]] | None = None,
+        traced: bool = True,
     ) -> None:
         self.f, self.y = f, y
-        self._linear, self._batched = linear, batched
+        self._linear, self._batched, self._traced = linear, batched, traced
         self._own: Function | None = None
         self.strategy = ""
         self._vjp: Function | None = None
         self._vjp_batched = True
         if own is not None and not linear:
             self.value, self._own = own(y)
-        else:
-            with torch.no_grad():
-                self.value = f(y)
         self._jvp: Function | None = None
+
+    @cached_property
+    def value(self) -> Tensor:
+        """``f(y)``."""
+        with torch.no_grad():
+            return self.f(self.y)
 
     def jvp(self, tangents: Tensor) -> Tensor:
         """``J v`` for a batch of tangents ``(batch, coil, *grid)``; returns ``(batch, *image)``.
@@ -79,7 +85,7 @@ class Linearization:
                         product = make()
                         result = product(tangents)
                 except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
-                    if _out_of_memory(error):
+                    if _final(error):
                         raise
                     reasons.append(name)
                     last = str(error).splitlines()[0] if str(error) else repr(error)
@@ -110,12 +116,12 @@ class Linearization:
                 try:
                     return torch.vmap(self._vjp)(cotangents).detach()
                 except (RuntimeError, ValueError) as error:
-                    if _out_of_memory(error):
+                    if _final(error):
                         raise
                     self._vjp_batched = False
             return torch.stack([self._vjp(u).detach() for u in cotangents])
         except (RuntimeError, NotImplementedError, TypeError) as error:
-            if _out_of_memory(error):
+            if _final(error):
                 raise
             raise NotDifferentiableError(
                 f"the reconstruction has no reverse mode ({str(error).splitlines()[0]})"
@@ -147,8 +153,9 @@ class Linearization:
 
             return lambda vs: torch.stack([product(v) for v in vs])
 
+        if self._traced:
+            ways.append(("linearize", linearized))
         ways += [
-            ("linearize", linearized),
             ("jvp", lambda: torch.vmap(one)),
             ("jvp loop", lambda: lambda vs: torch.stack([one(v) for v in vs])),
             ("double vjp", twice),
@@ -156,5 +163,7 @@ class Linearization:
         return ways
 
 
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def _final(error: Exception) -> bool:
+    """No other way will do: memory ran out, or the function tried all ways by itself."""
+    short = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return short or isinstance(error, NotDifferentiableError)

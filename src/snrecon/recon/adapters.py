@@ -2,7 +2,7 @@
 
 A function of k-space that is written by hand needs no adapter: ``noise_map`` takes any callable.
 These do what nearly every network needs done around it: whitening, coil combination, SNR units,
-batch axes, real and imaginary parts.
+batch axes, real and imaginary parts, and 3D scans plane by plane (:mod:`snrecon.recon.planes`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from snrecon.physics.fourier import ifft
 from snrecon.physics.gram import varying_axes
 from snrecon.recon.base import Bound, Reconstructor
 from snrecon.recon.forward_model import ForwardModel, forward_model
-from snrecon.recon.own_network import fitted, require_plane
+from snrecon.recon.own_network import fitted
+from snrecon.recon.planes import bind_planes
 from snrecon.recon.snr_units import SnrUnits
 from snrecon.recon.zero_filled import root_sum_of_squares
 
@@ -48,8 +49,9 @@ class ImageModule(Reconstructor):
             multiply after it, differentiated like everything else. Otherwise it sees SNR units.
 
     Raises:
-        InputError: for other ``channels``, and (when bound) a 3D grid, a scan whose noise is not
-            known, or a network that returns another shape.
+        InputError: for other ``channels``, and (when bound) a 3D grid without an axis along which
+            the mask is constant, a scan whose noise is not known, or a network that returns another
+            shape.
     """
 
     name = "image_module"
@@ -64,8 +66,10 @@ class ImageModule(Reconstructor):
         self.channels, self.normalise, self._module = channels, normalise, module.eval()
 
     def bind(self, scan: Scan, generator: torch.Generator | None = None) -> Bound:
-        """k-space ``(..., coil, ky, kx)`` to image ``(..., ky, kx)``."""
-        units = SnrUnits.of(scan, self.name)
+        """k-space ``(..., coil, *grid)`` to image ``(..., *grid)``."""
+        if len(scan.grid) == 3:
+            return bind_planes(self, scan)
+        units = SnrUnits.of(scan)
         module = fitted(self._module, scan.kspace)
 
         def function(kspace: Tensor) -> Tensor:
@@ -126,9 +130,9 @@ class KspaceModule(Reconstructor):
         mask_lines: See above.
 
     Raises:
-        InputError: for unknown choices, and (when bound) a 3D grid, a scan whose noise is not known
-            although it is to be whitened, a mask of other than full lines with ``mask_lines``, or a
-            network that returns another shape.
+        InputError: for unknown choices, and (when bound) a 3D grid without an axis along which the
+            mask is constant, a scan whose noise is not known although it is to be whitened, a mask
+            of other than full lines with ``mask_lines``, or a network that returns another shape.
     """
 
     name = "kspace_module"
@@ -162,8 +166,9 @@ class KspaceModule(Reconstructor):
         self._module = module.eval()
 
     def bind(self, scan: Scan, generator: torch.Generator | None = None) -> Bound:
-        """k-space ``(..., coil, ky, kx)`` to image ``(..., ky, kx)``."""
-        require_plane(scan, self.name)
+        """k-space ``(..., coil, *grid)`` to image ``(..., *grid)``."""
+        if len(scan.grid) == 3:
+            return bind_planes(self, scan)
         if self.whiten:
             scan.require_noise()
         model = self._model(scan)

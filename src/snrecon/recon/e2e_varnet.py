@@ -20,9 +20,9 @@ from snrecon.recon.own_network import (
     centre_crop,
     fitted,
     named_network,
-    require_plane,
     require_size,
 )
+from snrecon.recon.planes import bind_planes
 from snrecon.recon.zero_filled import root_sum_of_squares
 
 Combine = Literal["matched", "rss"]
@@ -34,7 +34,8 @@ class E2EVarNet(Reconstructor):
 
     Its sensitivity network makes coil maps from the calibration lines inside the differentiated
     function, so that nothing is frozen and the noise of the maps counts. Which lines are for
-    calibration follows from the mask when it is bound.
+    calibration follows from the mask when it is bound. 3D scans go plane by plane
+    (:mod:`snrecon.recon.planes`), each with the calibration lines, or block, of the plane's mask.
 
     The network works on whitened data (as stored, where the noise is not known) and is homogeneous:
     whatever scales k-space scales the image. Images:
@@ -58,8 +59,8 @@ class E2EVarNet(Reconstructor):
 
     Raises:
         InputError: for unknown or damaged weights or options that do not go together, and (when
-            bound) a 3D grid, a grid too small for the poolings, or a mask without calibration
-            lines.
+            bound) a 3D grid without an axis along which the mask is constant, a grid too small for
+            the poolings, or a mask without calibration lines.
     """
 
     name = "e2e_varnet"
@@ -83,8 +84,9 @@ class E2EVarNet(Reconstructor):
         self.crop = crop
 
     def bind(self, scan: Scan, generator: torch.Generator | None = None) -> Bound:
-        """k-space ``(..., coil, ky, kx)`` to image ``(..., ky, kx)``."""
-        require_plane(scan, self.name)
+        """k-space ``(..., coil, *grid)`` to image ``(..., *grid)``."""
+        if len(scan.grid) == 3:
+            return bind_planes(self, scan)
         require_size(self._network, scan.grid, scan, self.name)
         network = cast(Network, fitted(self._network, scan.kspace))
         mask = scan.sampled

@@ -12,14 +12,16 @@ from snrecon.data import Scan
 from snrecon.errors import InputError
 from snrecon.recon.base import Bound, Reconstructor
 from snrecon.recon.own_network import named_network
+from snrecon.recon.planes import bind_planes
 from snrecon.recon.unrolled import bind_unrolled
 
 
 class MoDL(Reconstructor):
     """Model-based deep learning (Aggarwal et al. 2019) on whitened 2D data with coil maps.
 
-    Units, normalisation and what is frozen are those of :class:`snrecon.recon.varnet.VarNet`: the
-    image is the object in the units of the maps, exactly zero where all maps are.
+    Units, normalisation, what is frozen and what is done with 3D scans are as in
+    :class:`snrecon.recon.varnet.VarNet`: the image is the object in the units of the maps, exactly
+    zero where all maps are.
 
     Args:
         weights: Name of shipped weights, path of a ``.safetensors`` file, or a network of one's own
@@ -29,7 +31,8 @@ class MoDL(Reconstructor):
 
     Raises:
         InputError: for unknown or damaged weights, ``implicit`` with a network that has no such
-            choice, and (when bound) a 3D grid or a scan whose noise is not known.
+            choice, and (when bound) a 3D grid without an axis along which the mask is constant, or
+            a scan whose noise is not known.
     """
 
     name = "modl"
@@ -46,5 +49,7 @@ class MoDL(Reconstructor):
         self.implicit, self._network = implicit, network
 
     def bind(self, scan: Scan, generator: torch.Generator | None = None) -> Bound:
-        """k-space ``(..., coil, ky, kx)`` to image ``(..., ky, kx)``."""
+        """k-space ``(..., coil, *grid)`` to image ``(..., *grid)``."""
+        if len(scan.grid) == 3:
+            return bind_planes(self, scan)
         return bind_unrolled(self._network, self.weights, scan, self.name)

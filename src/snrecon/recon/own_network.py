@@ -14,16 +14,6 @@ from snrecon.networks.convert import convert, is_torch_file
 from snrecon.networks.store import load_weights
 
 
-def require_plane(scan: Scan, method: str) -> None:
-    """InputError for a 3D grid."""
-    if len(scan.grid) != 2:
-        raise InputError(
-            f"{scan.source}: {method} reconstructs 2D slices, not a 3D grid of "
-            f"{'x'.join(map(str, scan.grid))}; transform the fully sampled axis to slices, or "
-            "use sense, tv or wavelet."
-        )
-
-
 def require_size(network: nn.Module, grid: tuple[int, ...], scan: Scan, method: str) -> None:
     """InputError if a network that pools says that ``grid`` is too small for it."""
     fits = getattr(network, "fits", None)

@@ -11,7 +11,6 @@ from torch import Tensor
 from snrecon.data import Scan
 from snrecon.physics.gram import FourierGram, varying_axes
 from snrecon.recon.forward_model import ForwardModel, forward_model
-from snrecon.recon.own_network import require_plane
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,13 +30,12 @@ class SnrUnits:
     """``b = A^H y``: k-space ``(..., coil, ky, kx)`` of the scan to ``(..., ky, kx)``."""
 
     @staticmethod
-    def of(scan: Scan, method: str) -> SnrUnits:
+    def of(scan: Scan) -> SnrUnits:
         """Of a 2D scan whose noise is known.
 
         Raises:
-            InputError: for a 3D grid, or if nothing is known about the noise.
+            InputError: if nothing is known about the noise.
         """
-        require_plane(scan, method)
         scan.require_noise()
         model = forward_model(scan)
         power = model.maps.abs().square().sum(dim=0).sqrt()

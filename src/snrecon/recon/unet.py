@@ -20,9 +20,9 @@ from snrecon.recon.own_network import (
     centre_crop,
     fitted,
     named_network,
-    require_plane,
     require_size,
 )
+from snrecon.recon.planes import bind_planes
 from snrecon.recon.snr_units import SnrUnits
 from snrecon.recon.zero_filled import root_sum_of_squares
 
@@ -33,6 +33,8 @@ class UNet(Reconstructor):
     """Post-processing of the zero-filled image, or of a CG-SENSE image, by a U-Net.
 
     Source: Zbontar et al., arXiv:1811.08839 (zero-filled images).
+
+    3D scans go plane by plane (:mod:`snrecon.recon.planes`), normalised in each for itself.
 
     Which of two variants it is stands in the weights:
 
@@ -61,8 +63,8 @@ class UNet(Reconstructor):
 
     Raises:
         InputError: for unknown or damaged weights or options that do not go together, and (when
-            bound) a 3D grid, an image too small for the poolings, or, unless ``"rss"``, a scan
-            whose noise is not known.
+            bound) a 3D grid without an axis along which the mask is constant, an image too small
+            for the poolings, or, unless ``"rss"``, a scan whose noise is not known.
     """
 
     name = "unet"
@@ -100,8 +102,9 @@ class UNet(Reconstructor):
             raise InputError("published U-Nets take images of combine='rss'.")
 
     def bind(self, scan: Scan, generator: torch.Generator | None = None) -> Bound:
-        """k-space ``(..., coil, ky, kx)`` to image ``(..., ky, kx)``, real or complex."""
-        require_plane(scan, self.name)
+        """k-space ``(..., coil, *grid)`` to image ``(..., *grid)``, real or complex."""
+        if len(scan.grid) == 3:
+            return bind_planes(self, scan)
         require_size(self._network, self.crop or scan.grid, scan, self.name)
         network = fitted(self._network, scan.kspace)
         steps = int(getattr(self._network, "sense_steps", 0))
@@ -112,7 +115,7 @@ class UNet(Reconstructor):
             return Bound(
                 function, self.name, units=KSPACE, details={**details, "combine": "rss"}
             )
-        units = SnrUnits.of(scan, self.name)
+        units = SnrUnits.of(scan)
 
         def function_of_matched(kspace: Tensor) -> Tensor:
             z = units.adjoint(kspace)

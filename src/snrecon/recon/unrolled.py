@@ -25,9 +25,9 @@ def bind_unrolled(network: nn.Module, weights: str, scan: Scan, method: str) -> 
         method: Name of the method.
 
     Raises:
-        InputError: for a 3D grid, or a scan whose noise is not known.
+        InputError: if nothing is known about the noise of the scan.
     """
-    units = SnrUnits.of(scan, method)
+    units = SnrUnits.of(scan)
     net: Any = fitted(network, units.normalised)
     adjoint, gram, support, inverse = units.adjoint, units.gram, units.support, units.inverse
 

@@ -67,10 +67,12 @@ def describe_repetitions(recon: Reconstruction, scan: Scan, result: NoiseMap) ->
 
 
 def _settings(result: NoiseMap) -> list[tuple[str, str]]:
-    """lambda and the coil maps, each with where it comes from."""
+    """How a volume was sliced; lambda and the coil maps, each with where it comes from."""
     details, rows = result.details, []
     slices = details.get("slices")
     note = f"the first of {slices} slices" if isinstance(slices, int) and slices > 1 else ""
+    if sliced := details.get("sliced"):
+        rows.append(("planes", f"{slices}, the volume sliced {sliced}"))
     lamda = details.get("lambda")
     if isinstance(lamda, float | int):
         source = str(details.get("lambda_source", ""))

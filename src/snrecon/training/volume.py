@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from snrecon.physics.calibration import calibration_region, cap_region
 from snrecon.physics.coils import CALIBRATION_LIMIT, compress, estimate_maps
 from snrecon.physics.coverage import fully_sampled
 from snrecon.physics.fourier import ifft
+from snrecon.physics.gram import varying_axes
+from snrecon.physics.slicing import as_stack
 
 BRIGHT = 5.0
 """SNR (complex noise SD 1) from which a voxel counts as signal."""
@@ -117,12 +119,9 @@ def along_slices(scan: Scan) -> Scan:
     """
     if len(scan.grid) == 2:
         return scan
-    lines = scan.sampled.any(dim=0)
-    if not torch.equal(scan.sampled, lines.expand_as(scan.sampled)):
+    if -3 in varying_axes(scan.sampled):
         raise InputError(
             f"{scan.source}: kz is undersampled, so the grid cannot be taken apart into slices; "
             "networks are trained on 2D slices."
         )
-    images = ifft(scan.kspace, (-3,)).movedim(1, 0)
-    maps = None if scan.maps is None else scan.maps.movedim(1, 0)
-    return replace(scan, kspace=images, maps=maps, mask=lines, layout="stack", repetitions=None)
+    return as_stack(scan, -3)
