@@ -61,5 +61,38 @@ def check_derivatives(
         torch.testing.assert_close(together[:, 0], alone, **near)
 
 
+def check_linearization(
+    function: Function, linearize: Callable[[Tensor], tuple[Tensor, Function]], x: Tensor
+) -> None:
+    """``linearize(x)``, a value and a function of batches of tangents, against torch.func to 1e-10
+    and against central differences to 1e-6.
+
+    Args:
+        function: What is linearized; without batch axes.
+        linearize: Its fast path.
+        x: A point in double precision.
+    """
+    value, product = linearize(x)
+    assert not value.requires_grad
+    scale = float(value.abs().max())
+    torch.testing.assert_close(value, function(x), rtol=1e-10, atol=1e-11 * scale)
+    tangents = torch.stack([draw(x.shape, x.dtype, seed) for seed in (21, 22, 23)])
+    kept = tangents.clone()
+    pushed = product(tangents)
+    assert not pushed.requires_grad
+    assert torch.equal(tangents, kept), "tangents were overwritten"
+    assert torch.equal(product(tangents), pushed), "a product spoils the next"
+    h = 1e-6 * float(x.norm() / tangents[0].norm())
+    for v, jv in zip(tangents, pushed, strict=True):
+        wanted = torch.func.jvp(function, (x,), (v,))[1]
+        assert float(wanted.norm()) > 0
+        assert jv.shape == wanted.shape
+        assert float((jv - wanted).norm() / wanted.norm()) < 1e-10
+        alone = product(v.unsqueeze(0))[0]
+        assert float((alone - jv).norm() / jv.norm()) < 1e-12
+        numeric = (function(x + h * v) - function(x - h * v)) / (2 * h)
+        assert float((jv - numeric).norm() / numeric.norm()) < 1e-6
+
+
 def _inner(a: Tensor, b: Tensor) -> float:
     return float((a.conj() * b).sum().real)

@@ -8,9 +8,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from derivatives import check_derivatives, draw
+from derivatives import check_derivatives, check_linearization, draw
 from snrecon.errors import InputError
-from snrecon.networks.e2e_varnet import E2EVarNet, NormUnet, calibration_samples
+from snrecon.networks.e2e_varnet import (
+    E2EVarNet,
+    NormUnet,
+    calibration_samples,
+    combine_coils,
+    linearize_combine_coils,
+)
 
 GRID = (14, 11)
 
@@ -224,3 +230,55 @@ def test_what_fits():
     assert E2EVarNet(1, 2, 4, 2, 4).fits((17, 5))
     assert not E2EVarNet(1, 2, 4, 2, 4).fits((16, 16))
     assert E2EVarNet(1, 2, 3, 2, 3).fits((8, 8))
+
+
+@pytest.mark.parametrize("grid", [(14, 11), (16, 18)])
+@pytest.mark.parametrize("part", [0, 1])
+def test_linearize_equals_forward_mode(grid, part):
+    """Of k-space and of the maps, from raw k-space."""
+    model, mask = network(), line_mask(grid)
+    calibration = calibration_samples(mask)
+
+    def linearize(y):
+        values, jvp = model.linearize(y, mask, calibration)
+        return values[part], lambda tangents: jvp(tangents)[part]
+
+    k = draw((3, *grid), torch.complex128, 10)
+    check_linearization(lambda y: model.predict(y, mask, calibration)[part], linearize, k)
+
+
+def test_the_combination_of_coils_is_linearized_in_both():
+    maps, slope = draw((3, *GRID), torch.complex128, 11), draw((3, *GRID), torch.complex128, 12)
+
+    def moving(k):
+        return combine_coils(k, maps + slope * k * k)
+
+    def linearize(k):
+        image, jvp = linearize_combine_coils(k, maps + slope * k * k)
+        return image, lambda tangents: jvp(tangents, 2 * slope * k * tangents)
+
+    check_linearization(moving, linearize, draw((3, *GRID), torch.complex128, 13))
+
+
+def test_tangents_at_dead_coils_and_zero_data_are_those_of_torch():
+    model, mask = network(), line_mask()
+    calibration = calibration_samples(mask)
+    k = draw((3, *GRID), torch.complex128, 14)
+    v = draw(k.shape, torch.complex128, 15)
+    k[1] = 0
+    for point in (k, 0 * k):
+        _, wanted = torch.func.jvp(lambda y: model.predict(y, mask, calibration), (point,), (v,))
+        answers = model.linearize(point, mask, calibration)[1](v[None])
+        for answer, want in zip(answers, wanted, strict=True):
+            torch.testing.assert_close(answer[0], want, rtol=1e-9, atol=1e-9)
+
+
+def test_tangents_in_single_precision():
+    model, mask = network(), line_mask()
+    calibration = calibration_samples(mask)
+    k, v = (draw((3, *GRID), torch.complex128, seed) for seed in (16, 17))
+    wanted, _ = model.linearize(k, mask, calibration)[1](v[None])
+    low = network().float().linearize(k.to(torch.complex64), mask, calibration)[1]
+    single, _ = low(v[None].to(torch.complex64))
+    assert single.dtype == torch.complex64
+    assert float((single - wanted).norm() / wanted.norm()) < 1e-3

@@ -6,8 +6,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from derivatives import check_derivatives, draw
-from snrecon.networks.unet import Unet, complex_unet, magnitude_unet
+from derivatives import check_derivatives, check_linearization, draw
+from snrecon.networks.unet import (
+    Unet,
+    complex_unet,
+    linearize_complex_unet,
+    linearize_magnitude_unet,
+    magnitude_unet,
+)
 
 
 def network(channels: int = 2, chans: int = 3, pools: int = 2) -> Unet:
@@ -169,3 +175,58 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(second, third)
     unet.eval()
     assert torch.equal(unet(x), unet(x))
+
+
+@pytest.mark.parametrize("grid", [(16, 20), (17, 13), (23, 18)])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_linearize_equals_forward_mode(grid, channels):
+    unet = network(channels, pools=3) if min(grid) >= 16 else network(channels)
+    x = draw((2, channels, *grid), torch.float64, 9)
+    check_linearization(unet, unet.linearize, x)
+
+
+@pytest.mark.parametrize("grid", [(12, 16), (13, 11)])
+def test_linearize_equals_forward_mode_for_complex_images(grid):
+    unet, support = network(2), torch.ones(grid, dtype=torch.bool)
+    support[:, :2] = False
+    x = 20 * draw(grid, torch.complex128, 10) * support
+    check_linearization(
+        lambda z: complex_unet(unet, z * support, support),
+        lambda z: masked(linearize_complex_unet(unet, z * support, support), support),
+        x,
+    )
+
+
+def masked(pair, support):
+    value, jvp = pair
+    return value, lambda tangents: jvp(tangents * support)
+
+
+@pytest.mark.parametrize("grid", [(12, 16), (13, 11)])
+def test_linearize_equals_forward_mode_for_magnitudes(grid):
+    unet = network(1)
+    x = draw(grid, torch.float64, 11).abs()
+    x[2, 3] = 40.0  # beyond the cut
+    check_linearization(
+        lambda z: magnitude_unet(unet, z), lambda z: linearize_magnitude_unet(unet, z), x
+    )
+
+
+def test_tangents_of_empty_images_are_those_of_torch():
+    zero, v = torch.zeros(12, 13, dtype=torch.float64), draw((12, 13), torch.float64, 12)
+    one, two = network(1), network(2)
+    wanted = torch.func.jvp(lambda z: magnitude_unet(one, z), (zero,), (v,))[1]
+    torch.testing.assert_close(linearize_magnitude_unet(one, zero)[1](v[None])[0], wanted)
+    support = zero == 0
+    start, along = zero + 0j, draw((12, 13), torch.complex128, 13)
+    wanted = torch.func.jvp(lambda z: complex_unet(two, z, support), (start,), (along,))[1]
+    answer = linearize_complex_unet(two, start, support)[1](along[None])[0]
+    torch.testing.assert_close(answer, wanted)
+
+
+def test_tangents_in_single_precision():
+    x, v = draw((1, 2, 13, 12), torch.float64, 14), draw((2, 1, 2, 13, 12), torch.float64, 15)
+    wanted = network(2).linearize(x)[1](v)
+    single = network(2).float().linearize(x.float())[1](v.float())
+    assert single.dtype == torch.float32
+    assert float((single - wanted).norm() / wanted.norm()) < 1e-4

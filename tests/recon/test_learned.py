@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import networks_at_hand as nets
-from derivatives import check_derivatives, draw
+from derivatives import check_derivatives, check_linearization, draw
 from snrecon.data import NoiseModel, Scan
 from snrecon.errors import InputError
 from snrecon.networks.e2e_varnet import calibration_samples, combine_coils
@@ -318,3 +318,44 @@ def test_the_sensitivity_network_counts():
     assert float((a - b).norm() / b.norm()) > 0.05
     a, b = products(tangent * ~calibration)
     torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+
+
+FAST = [name for name in VARIANTS if "modl" not in name]
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_fast_tangents_equal_forward_mode_from_raw_kspace(name):
+    scan = make_scan()
+    bound = VARIANTS[name]().bind(scan)
+    check_linearization(bound.function, bound.linearize, scan.kspace)
+
+
+@pytest.mark.parametrize("name", ["unet complex", "e2e_varnet"])
+def test_the_noise_map_is_that_of_torch(name):
+    """The same probes through both, to the rounding of single precision; of two variants, for
+    torch traces for seconds."""
+    scan = make_scan().to(torch.complex64)
+    bound = VARIANTS[name]().bind(scan)
+    slow = replace(bound, linearize=None)
+    fast, wanted = (
+        noise_map(b, scan, estimator="sketch", tolerance=0, max_passes=8) for b in (bound, slow)
+    )
+    assert fast.details["jacobian"] == "own"
+    assert wanted.details["jacobian"] == "linearize"
+    error = (fast.sigma - wanted.sigma).norm() / wanted.sigma.norm()
+    assert float(error) < 1e-4
+
+
+def test_networks_of_ones_own_go_through_torch():
+    class Twice(nets.Unet):
+        def forward(self, image):
+            return 2 * super().forward(image)
+
+    class Again(nets.E2EVarNet):
+        pass
+
+    scan = make_scan()
+    own = [UNet(Twice(2, 2, 3, 2)), UNet(Twice(1, 1, 3, 2), combine="rss")]
+    own += [E2EVarNet(Again(1, 2, 2, 2, 2), combine=c) for c in ("matched", "rss")]
+    for recon in own:
+        assert recon.bind(scan).linearize is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,22 @@ def center_and_scale(x: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         count *= x.shape[axis]
     variance = (x - mean).square().sum(dim=axes, keepdim=True) / max(count - 1, 1)
     return mean, safe_root(variance)
+
+
+def d_center_and_scale(
+    dx: Tensor, centred: Tensor, size: Tensor, axes: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """Derivatives of mean and standard deviation along tangents.
+
+    Args:
+        dx: Tangents, ``(batch, *x.shape)``.
+        centred: ``x`` without its mean.
+        size: Its standard deviation, see :func:`center_and_scale`.
+        axes: Negative numbers, as there.
+    """
+    count = math.prod(centred.shape[axis] for axis in axes)
+    inner = (centred * dx).sum(dim=axes, keepdim=True) / max(count - 1, 1)
+    return dx.mean(dim=axes, keepdim=True), safe_divide(inner, size)
 
 
 def safe_root(x: Tensor) -> Tensor:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 
 from snrecon.networks.varnet import Gram
 from snrecon.physics.operators import LinearOperator
-from snrecon.physics.solvers import conjugate_gradient
+from snrecon.physics.solvers import conjugate_gradient, linearized_steps
 
 SENSE_LAMBDA = 0.005
 """Weight of ``|x|^2`` in :func:`sense_image`; fully sampled data have weight 1."""
@@ -42,3 +45,21 @@ def sense_image(gram: Gram, b: Tensor, steps: int) -> Tensor:
         return b
     operator = Regularised(gram, b.shape[-2:], SENSE_LAMBDA)
     return conjugate_gradient(operator, b, steps, tolerance=0).value
+
+
+def linearize_sense_image(
+    gram: Gram, b: Tensor, steps: int
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """:func:`sense_image` of one ``b`` ``(ky, kx)`` and its derivative, a function from tangents
+    ``(batch, ky, kx)`` to the same. Both without gradients."""
+    if steps == 0:
+        return b, lambda tangents: tangents
+    with torch.no_grad():
+        operator = Regularised(gram, b.shape[-2:], SENSE_LAMBDA)
+        image, tangent = linearized_steps(operator, b.unsqueeze(0), steps)
+
+    def jvp(tangents: Tensor) -> Tensor:
+        with torch.no_grad():
+            return tangent(tangents)
+
+    return image.squeeze(0), jvp

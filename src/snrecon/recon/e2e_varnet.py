@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
@@ -12,8 +13,14 @@ from torch import Tensor, nn
 from snrecon.data import Scan
 from snrecon.errors import InputError
 from snrecon.networks.convert import is_torch_file
-from snrecon.networks.e2e_varnet import CALIBRATION_LIMIT, calibration_samples, combine_coils
+from snrecon.networks.e2e_varnet import (
+    CALIBRATION_LIMIT,
+    calibration_samples,
+    combine_coils,
+    linearize_combine_coils,
+)
 from snrecon.networks.e2e_varnet import E2EVarNet as Network
+from snrecon.networks.linearized import untouched
 from snrecon.recon.base import Bound, Reconstructor
 from snrecon.recon.forward_model import KSPACE, NOISE, OBJECT
 from snrecon.recon.own_network import (
@@ -23,10 +30,9 @@ from snrecon.recon.own_network import (
     require_size,
 )
 from snrecon.recon.planes import bind_planes
-from snrecon.recon.zero_filled import root_sum_of_squares
+from snrecon.recon.zero_filled import linearize_root_sum_of_squares, root_sum_of_squares
 
 Combine = Literal["matched", "rss"]
-Predict = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class E2EVarNet(Reconstructor):
@@ -92,34 +98,45 @@ class E2EVarNet(Reconstructor):
         mask = scan.sampled
         calibration = calibration_samples(mask, None if self.published else CALIBRATION_LIMIT)
         whitening = self._whitening(scan)
-
-        def predict(kspace: Tensor) -> tuple[Tensor, Tensor]:
-            if self.published:
-                k, maps = network.predict(kspace.mT, mask.mT, calibration.mT)
-                return k.mT, maps.mT
-            white = torch.einsum("ab,...byx->...ayx", whitening, kspace)
-            return network.predict(white, mask, calibration)
-
+        predict = _Prediction(network, mask, calibration, whitening, self.published)
         details = {"weights": self.weights, "combine": self.combine, "maps": "the network's own"}
+        linearize = untouched(network, Network)
         if self.combine == "rss":
-            crop, everywhere = self.crop, torch.ones_like(mask)
-            if crop is not None:
-                centre_crop(scan.kspace, crop)  # complains now, not later
+            shape, everywhere = self.crop or (mask.shape[0], mask.shape[1]), torch.ones_like(mask)
+            centre_crop(scan.kspace, shape)  # complains now, not later
 
             def rss(kspace: Tensor) -> Tensor:
-                image = root_sum_of_squares(predict(kspace)[0], everywhere)
-                return image if crop is None else centre_crop(image, crop)
+                return centre_crop(root_sum_of_squares(predict(kspace)[0], everywhere), shape)
 
-            return Bound(rss, self.name, units=KSPACE, details=details)
-        given = None
+            def linearize_rss(kspace: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+                (k, _), jvp = predict.linearize(kspace)
+                image, combine_jvp = linearize_root_sum_of_squares(k, everywhere)
+
+                def product(tangents: Tensor) -> Tensor:
+                    return centre_crop(combine_jvp(jvp(tangents)[0]), shape)
+
+                return centre_crop(image, shape), product
+
+            return Bound(
+                rss,
+                self.name,
+                units=KSPACE,
+                linearize=linearize_rss if linearize else None,
+                details=details,
+            )
+        given, inverse = None, torch.ones_like(mask, dtype=scan.kspace.real.dtype)
         if scan.maps is not None and not self.published:
             given = torch.einsum("ab,byx->ayx", whitening, scan.maps)
             power = given.abs().square().sum(dim=0).sqrt()
             inverse = torch.where(power > 0, 1 / torch.where(power > 0, power, 1), 0)
 
         def matched(kspace: Tensor) -> Tensor:
-            image = combine_coils(*predict(kspace))
-            return image if given is None else image * inverse
+            return combine_coils(*predict(kspace)) * inverse
+
+        def linearize_matched(kspace: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+            (k, maps), jvp = predict.linearize(kspace)
+            image, combine_jvp = linearize_combine_coils(k, maps)
+            return image * inverse, lambda tangents: combine_jvp(*jvp(tangents)) * inverse
 
         known = scan.noise is not None and not self.published
         return Bound(
@@ -127,11 +144,12 @@ class E2EVarNet(Reconstructor):
             self.name,
             maps=self._units(predict, scan, given),
             units=OBJECT if given is not None else NOISE if known else KSPACE,
+            linearize=linearize_matched if linearize else None,
             details=details,
         )
 
     def _units(
-        self, predict: Predict, scan: Scan, given: Tensor | None
+        self, predict: _Prediction, scan: Scan, given: Tensor | None
     ) -> Tensor | None:
         """Whitened maps that set the image's units; none for coils that were not whitened."""
         if given is not None or self.published or scan.noise is None:
@@ -143,3 +161,43 @@ class E2EVarNet(Reconstructor):
         if scan.noise is None or self.published:
             return torch.eye(scan.coils, dtype=scan.kspace.dtype, device=scan.kspace.device)
         return scan.noise.whitening_matrix.to(scan.kspace)
+
+
+@dataclass(frozen=True, eq=False)
+class _Prediction:
+    """K-space of a scan ``(..., coil, ky, kx)`` to the network's k-space and maps."""
+
+    network: Network
+    mask: Tensor
+    calibration: Tensor
+    whitening: Tensor
+    published: bool
+    """Not whitened, and the readout along the rows."""
+
+    def __call__(self, kspace: Tensor) -> tuple[Tensor, Tensor]:
+        k, maps = self.network.predict(self._enter(kspace), *self._masks())
+        return self._turned(k), self._turned(maps)
+
+    def linearize(
+        self, kspace: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], Callable[[Tensor], tuple[Tensor, Tensor]]]:
+        """The same at one ``(coil, ky, kx)``, and a function from tangents
+        ``(batch, coil, ky, kx)`` to tangents of both."""
+        (k, maps), jvp = self.network.linearize(self._enter(kspace), *self._masks())
+
+        def product(tangents: Tensor) -> tuple[Tensor, Tensor]:
+            d_k, d_maps = jvp(self._enter(tangents))
+            return self._turned(d_k), self._turned(d_maps)
+
+        return (self._turned(k), self._turned(maps)), product
+
+    def _enter(self, kspace: Tensor) -> Tensor:
+        if self.published:
+            return kspace.mT
+        return torch.einsum("ab,...byx->...ayx", self.whitening, kspace)
+
+    def _masks(self) -> tuple[Tensor, Tensor]:
+        return self._turned(self.mask), self._turned(self.calibration)
+
+    def _turned(self, x: Tensor) -> Tensor:
+        return x.mT if self.published else x

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,15 @@ from torch import Tensor, nn
 from snrecon.data import Scan
 from snrecon.errors import InputError
 from snrecon.networks.convert import is_torch_file
-from snrecon.networks.regularised import sense_image
-from snrecon.networks.unet import complex_unet, magnitude_unet
+from snrecon.networks.linearized import untouched
+from snrecon.networks.regularised import linearize_sense_image, sense_image
+from snrecon.networks.unet import Unet as Network
+from snrecon.networks.unet import (
+    complex_unet,
+    linearize_complex_unet,
+    linearize_magnitude_unet,
+    magnitude_unet,
+)
 from snrecon.recon.base import Bound, Reconstructor
 from snrecon.recon.forward_model import KSPACE
 from snrecon.recon.own_network import (
@@ -24,9 +31,11 @@ from snrecon.recon.own_network import (
 )
 from snrecon.recon.planes import bind_planes
 from snrecon.recon.snr_units import SnrUnits
-from snrecon.recon.zero_filled import root_sum_of_squares
+from snrecon.recon.zero_filled import linearize_root_sum_of_squares, root_sum_of_squares
 
 Combine = Literal["matched", "rss"]
+Function = Callable[[Tensor], Tensor]
+Linearize = Callable[[Tensor], tuple[Tensor, Function]]
 
 
 class UNet(Reconstructor):
@@ -107,43 +116,85 @@ class UNet(Reconstructor):
             return bind_planes(self, scan)
         require_size(self._network, self.crop or scan.grid, scan, self.name)
         network = fitted(self._network, scan.kspace)
-        steps = int(getattr(self._network, "sense_steps", 0))
+        steps = _sense_steps(network)
         details = {"weights": self.weights, "images": "complex" if self._complex else "magnitude",
                    **({"sense_steps": steps} if steps else {})}
         if self.combine == "rss":
-            function = self._root_sum_of_squares(network, scan)
+            function, linearize = self._root_sum_of_squares(network, scan)
             return Bound(
-                function, self.name, units=KSPACE, details={**details, "combine": "rss"}
+                function,
+                self.name,
+                units=KSPACE,
+                linearize=linearize if untouched(network, Network) else None,
+                details={**details, "combine": "rss"},
             )
         units = SnrUnits.of(scan)
-
-        def function_of_matched(kspace: Tensor) -> Tensor:
-            z = units.adjoint(kspace)
-            if self._complex:
-                z = sense_image(units.gram, z, steps)
-                return complex_unet(network, z, units.support) * units.inverse
-            return magnitude_unet(network, z.abs()) * units.inverse
-
+        function, linearize = (_complex if self._complex else _magnitude)(network, units)
         return Bound(
-            function_of_matched,
+            function,
             self.name,
             frozen=units.model.frozen,
             maps=units.model.maps,
             units=units.model.units,
+            linearize=linearize if untouched(network, Network) else None,
             details={**details, "maps": units.model.maps_source},
         )
 
-    def _root_sum_of_squares(self, network: nn.Module, scan: Scan) -> Callable[[Tensor], Tensor]:
+    def _root_sum_of_squares(self, network: nn.Module, scan: Scan) -> tuple[Function, Linearize]:
         mask, crop = scan.sampled, self.crop
         if crop is not None:
             centre_crop(scan.kspace, crop)  # complains now, not later
 
-        def function(kspace: Tensor) -> Tensor:
-            image = root_sum_of_squares(kspace, mask)
-            if crop is not None:
-                image = centre_crop(image, crop)
-            if self.published:
-                return magnitude_unet(network, image.mT).mT
-            return magnitude_unet(network, image)
+        def enter(image: Tensor) -> Tensor:
+            image = image if crop is None else centre_crop(image, crop)
+            return image.mT if self.published else image
 
-        return function
+        def leave(image: Tensor) -> Tensor:
+            return image.mT if self.published else image
+
+        def function(kspace: Tensor) -> Tensor:
+            return leave(magnitude_unet(network, enter(root_sum_of_squares(kspace, mask))))
+
+        def linearize(kspace: Tensor) -> tuple[Tensor, Function]:
+            image, combine_jvp = linearize_root_sum_of_squares(kspace, mask)
+            image, jvp = linearize_magnitude_unet(cast(Network, network), enter(image))
+            return leave(image), lambda tangents: leave(jvp(enter(combine_jvp(tangents))))
+
+        return function, linearize
+
+
+def _sense_steps(network: nn.Module) -> int:
+    return int(getattr(network, "sense_steps", 0))
+
+
+def _complex(network: nn.Module, units: SnrUnits) -> tuple[Function, Linearize]:
+    """The complex image in SNR units through the network, and its derivative."""
+    adjoint, support, inverse = units.adjoint, units.support, units.inverse
+    steps, gram = _sense_steps(network), units.gram
+
+    def function(kspace: Tensor) -> Tensor:
+        z = sense_image(gram, adjoint(kspace), steps)
+        return complex_unet(network, z, support) * inverse
+
+    def linearize(kspace: Tensor) -> tuple[Tensor, Function]:
+        z, solve = linearize_sense_image(gram, adjoint(kspace), steps)
+        image, jvp = linearize_complex_unet(cast(Network, network), z, support)
+        return image * inverse, lambda tangents: jvp(solve(adjoint(tangents))) * inverse
+
+    return function, linearize
+
+
+def _magnitude(network: nn.Module, units: SnrUnits) -> tuple[Function, Linearize]:
+    """The modulus of that image through the network, and its derivative."""
+    adjoint, inverse = units.adjoint, units.inverse
+
+    def function(kspace: Tensor) -> Tensor:
+        return magnitude_unet(network, adjoint(kspace).abs()) * inverse
+
+    def linearize(kspace: Tensor) -> tuple[Tensor, Function]:
+        z = adjoint(kspace)
+        turn = z.sgn().conj().resolve_conj()
+        image, jvp = linearize_magnitude_unet(cast(Network, network), z.abs())
+        return image * inverse, lambda tangents: jvp((turn * adjoint(tangents)).real) * inverse
+
+    return function, linearize

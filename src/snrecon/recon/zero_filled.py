@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -94,3 +95,24 @@ def root_sum_of_squares(kspace: Tensor, mask: Tensor) -> Tensor:
     power = (images.real**2 + images.imag**2).sum(dim=-1 - mask.ndim)
     positive = power > 0
     return torch.where(positive, torch.where(positive, power, 1).sqrt(), 0)
+
+
+def linearize_root_sum_of_squares(
+    kspace: Tensor, mask: Tensor
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """:func:`root_sum_of_squares` at one k-space ``(coil, *grid)``, and its derivative there.
+
+    Returns:
+        The image ``(*grid)`` and a function from tangents ``(batch, coil, *grid)`` to
+        ``(batch, *grid)``.
+    """
+    axes = grid_axes(mask.ndim)
+    image = root_sum_of_squares(kspace, mask)
+    positive = image > 0
+    inverse = torch.where(positive, 1 / torch.where(positive, image, 1), 0)
+    weights = (ifft(kspace * mask, axes) * inverse).conj().resolve_conj()
+
+    def jvp(tangents: Tensor) -> Tensor:
+        return (weights * ifft(tangents * mask, axes)).sum(dim=-1 - mask.ndim).real
+
+    return image, jvp
