@@ -16,9 +16,13 @@ def unet(channels: int = 2, seed: int = 0, sense_steps: int = 0) -> Unet:
     return Unet(channels, channels, 3, 2, sense_steps=sense_steps).requires_grad_(False)
 
 
-def e2e_varnet(seed: int = 0) -> E2EVarNet:
+def e2e_varnet(seed: int = 0, residual: int = 0) -> E2EVarNet:
     torch.manual_seed(seed)
-    return E2EVarNet(2, 3, 2, 2, 2).requires_grad_(False)
+    network = E2EVarNet(2, 3, 2, 2, 2, residual=residual).requires_grad_(False)
+    for part in network.modules():
+        if residual and isinstance(part, Unet):
+            part.start_small(0.3)  # lively
+    return network
 
 
 def modl(implicit: int = 0, seed: int = 0) -> MoDL:

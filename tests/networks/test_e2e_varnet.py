@@ -17,6 +17,8 @@ from snrecon.networks.e2e_varnet import (
     combine_coils,
     linearize_combine_coils,
 )
+from snrecon.networks.unet import Unet
+from snrecon.physics.fourier import ifft
 
 GRID = (14, 11)
 
@@ -282,3 +284,23 @@ def test_tangents_in_single_precision():
     single, _ = low(v[None].to(torch.complex64))
     assert single.dtype == torch.complex64
     assert float((single - wanted).norm() / wanted.norm()) < 1e-3
+
+
+def test_a_residual_network_starts_as_the_zero_filled_image_with_maps_of_the_centre():
+    grid = (32, 32)
+    generator = torch.Generator().manual_seed(3)
+    kspace = torch.randn(3, *grid, dtype=torch.complex128, generator=generator)
+    mask = (torch.arange(32) % 2 == 0)[:, None].expand(grid).clone()
+    mask[12:20] = True
+    calibration = calibration_samples(mask)
+    network = E2EVarNet(2, 4, 2, 4, 2, residual=1).double()
+    for part in network.modules():
+        if isinstance(part, Unet):
+            part.start_small(0.0)
+    with torch.no_grad():
+        predicted, maps = network.predict(kspace, mask, calibration)
+    centre = ifft(kspace * calibration, (-2, -1))
+    torch.testing.assert_close(maps, centre / centre.abs().square().sum(0).sqrt())
+    torch.testing.assert_close(predicted, kspace * mask)
+    with pytest.raises(InputError, match="residual must be 0 or 1"):
+        E2EVarNet(residual=2)

@@ -48,6 +48,7 @@ VARIANTS = {
     "unet rss": lambda: UNet(nets.unet(1), combine="rss"),
     "unet published": lambda: UNet(nets.unet(1), published=True, crop=(12, 11)),
     "e2e_varnet": lambda: E2EVarNet(nets.e2e_varnet()),
+    "e2e_varnet residual": lambda: E2EVarNet(nets.e2e_varnet(residual=1)),
     "e2e_varnet rss": lambda: E2EVarNet(nets.e2e_varnet(), combine="rss"),
     "e2e_varnet published": lambda: E2EVarNet(nets.e2e_varnet(), published=True, crop=(12, 11)),
     "modl": lambda: MoDL(nets.modl()),

@@ -74,6 +74,15 @@ class Unet(nn.Module):
         last = self.up_conv[-1]
         self.up_conv[-1] = nn.Sequential(last, nn.Conv2d(chans, out_chans, kernel_size=1))
 
+    def start_small(self, deviation: float = 1e-3) -> None:
+        """Draw the last layer's weights so small that the output is next to nothing."""
+        last = self.up_conv[-1]
+        assert isinstance(last, nn.Sequential)
+        assert isinstance(last[-1], nn.Conv2d)
+        assert last[-1].bias is not None
+        nn.init.normal_(last[-1].weight, std=deviation)
+        nn.init.zeros_(last[-1].bias)
+
     def fits(self, grid: tuple[int, ...]) -> bool:
         """Whether images ``(ky, kx)`` are large enough: two voxels at the coarsest level, for one
         has no variance."""
