@@ -11,7 +11,7 @@ from torch import nn
 
 from derivatives import check_derivatives
 from snrecon.data import NoiseModel, Scan
-from snrecon.errors import InputError
+from snrecon.errors import InputError, SnreconWarning
 from snrecon.networks.varnet import root_mean_square
 from snrecon.noise import noise_map
 from snrecon.physics.fourier import ifft
@@ -243,3 +243,29 @@ def test_mistakes_when_bound_or_called():
         KspaceModule(Kspace(lambda k, m: k)).bind(replace(scan, noise=None))
     unknown = replace(scan, noise=None)
     assert direct_varnet(CascadesOfOther(False))(unknown).shape == GRID
+
+
+class Lost(nn.Module):
+    """Leaves automatic differentiation on the way."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+
+    def forward(self, x):
+        inner = x.detach() if self.way == "detach" else torch.from_numpy(x.detach().numpy())
+        return 0.5 * x + 0.5 * inner if self.way == "half" else inner
+
+
+@pytest.mark.parametrize("way", ["detach", "numpy", "half"])
+def test_a_network_that_loses_its_derivative_is_found_out(way):
+    scan = make_scan()
+    recon = ImageModule(Lost(way), normalise=False)
+    with pytest.raises(InputError, match="replicas"):
+        noise_map(recon, scan, estimator="sketch", max_passes=20)
+    with pytest.warns(SnreconWarning, match="replicas"):
+        result = noise_map(recon, scan, tolerance=0, max_passes=400)
+    assert result.estimator == "replicas"
+    wanted = noise_map(ImageModule(nn.Identity(), normalise=False), scan, estimator="exact").sigma
+    inside = wanted > 0
+    assert float((result.sigma[inside] / wanted[inside]).mean()) == pytest.approx(1, abs=0.05)

@@ -100,7 +100,7 @@ def sketch(
         return problem.linearization.jvp(colouring(random_phase(problem, seed, indices)))
 
     facts = dict(details or {})
-    if not problem.bound.batched and not problem.bound.linear:
+    if not problem.bound.linear:
         disagreement = check_derivative(problem, seed)
         facts["derivative_check"] = disagreement
         if not disagreement <= DISAGREEMENT:
