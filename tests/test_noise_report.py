@@ -51,6 +51,8 @@ def test_grid_is_whole_and_named_cells_are_the_papers() -> None:
     assert len(set(settings)) == 2 * 2 * 3 * 6 * 4
     assert not any(s.many for s in settings)
     deep = noise_paper.named(["a", "b", "c"])
+    assert [(s.scan, s.network) for s in deep] == [
+        ("pulseq", "a"), ("pulseq", "b"), ("pulseq", "c"), ("mripy", "a")]
     assert {(s.probes, s.samples, s.rate, s.level, s.many) for s in deep} == {
         (1000, 3000, 8.0, 1.0, True)}
     assert len({s.name for s in [*settings, *deep]}) == len(settings) + len(deep)
