@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from snrecon.data import Scan
-from snrecon.errors import InputError
-from snrecon.networks.convert import is_torch_file
 from snrecon.networks.e2e_varnet import (
     CALIBRATION_LIMIT,
     calibration_samples,
@@ -24,15 +22,15 @@ from snrecon.networks.linearized import untouched
 from snrecon.recon.base import Bound, Reconstructor
 from snrecon.recon.forward_model import KSPACE, NOISE, OBJECT
 from snrecon.recon.own_network import (
+    Combine,
     centre_crop,
+    coil_options,
     fitted,
     named_network,
     require_size,
 )
 from snrecon.recon.planes import bind_planes
 from snrecon.recon.zero_filled import linearize_root_sum_of_squares, root_sum_of_squares
-
-Combine = Literal["matched", "rss"]
 
 
 class E2EVarNet(Reconstructor):
@@ -79,14 +77,8 @@ class E2EVarNet(Reconstructor):
         crop: tuple[int, int] | None = None,
     ) -> None:
         self.weights, self._network = named_network(self.name, weights)
-        if published is None:
-            published = not isinstance(weights, nn.Module) and is_torch_file(weights)
-        self.published = published
-        if combine not in (None, "matched", "rss"):
-            raise InputError(f"e2e_varnet combines coils by 'matched' or 'rss', not {combine!r}.")
-        self.combine: Combine = combine or ("rss" if published else "matched")
-        if crop is not None and self.combine != "rss":
-            raise InputError("e2e_varnet crops images of combine='rss' only.")
+        self.published, self.combine = coil_options(
+            self.name, weights, combine, published, crop)
         self.crop = crop
 
     def bind(self, scan: Scan, generator: torch.Generator | None = None) -> Bound:

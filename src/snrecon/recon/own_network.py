@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,9 @@ from snrecon.data import Scan
 from snrecon.errors import InputError
 from snrecon.networks.convert import convert, is_torch_file
 from snrecon.networks.store import load_weights
+
+Combine = Literal["matched", "rss"]
+"""Coils by the matched filter, or as root sum of squares."""
 
 
 def require_size(network: nn.Module, grid: tuple[int, ...], scan: Scan, method: str) -> None:
@@ -36,6 +40,28 @@ def named_network(method: str, weights: str | Path | nn.Module) -> tuple[str, nn
     if is_torch_file(weights):
         return str(weights), convert(method, weights)
     return str(weights), load_weights(method, weights)
+
+
+def coil_options(
+    method: str,
+    weights: str | Path | nn.Module,
+    combine: Combine | None,
+    published: bool | None,
+    crop: tuple[int, int] | None,
+) -> tuple[bool, Combine]:
+    """Whether weights are used as published, and how coils are combined, where it is not said.
+
+    Raises:
+        InputError: for an unknown combination, or a crop of anything but ``"rss"``.
+    """
+    if published is None:
+        published = not isinstance(weights, nn.Module) and is_torch_file(weights)
+    if combine not in (None, "matched", "rss"):
+        raise InputError(f"{method} combines coils by 'matched' or 'rss', not {combine!r}.")
+    combine = combine or ("rss" if published else "matched")
+    if crop is not None and combine != "rss":
+        raise InputError(f"{method} crops images of combine='rss' only.")
+    return published, combine
 
 
 def fitted(network: nn.Module, like: Tensor) -> nn.Module:

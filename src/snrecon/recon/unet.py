@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from snrecon.data import Scan
 from snrecon.errors import InputError
-from snrecon.networks.convert import is_torch_file
 from snrecon.networks.linearized import untouched
 from snrecon.networks.regularised import linearize_sense_image, sense_image
 from snrecon.networks.unet import Unet as Network
@@ -24,7 +23,9 @@ from snrecon.networks.unet import (
 from snrecon.recon.base import Bound, Reconstructor
 from snrecon.recon.forward_model import KSPACE
 from snrecon.recon.own_network import (
+    Combine,
     centre_crop,
+    coil_options,
     fitted,
     named_network,
     require_size,
@@ -33,7 +34,6 @@ from snrecon.recon.planes import bind_planes
 from snrecon.recon.snr_units import SnrUnits
 from snrecon.recon.zero_filled import linearize_root_sum_of_squares, root_sum_of_squares
 
-Combine = Literal["matched", "rss"]
 Function = Callable[[Tensor], Tensor]
 Linearize = Callable[[Tensor], tuple[Tensor, Function]]
 
@@ -86,12 +86,8 @@ class UNet(Reconstructor):
         crop: tuple[int, int] | None = None,
     ) -> None:
         self.weights, self._network = named_network(self.name, weights)
-        if published is None:
-            published = not isinstance(weights, nn.Module) and is_torch_file(weights)
-        self.published = published
-        if combine not in (None, "matched", "rss"):
-            raise InputError(f"unet combines coils by 'matched' or 'rss', not {combine!r}.")
-        self.combine: Combine = combine or ("rss" if published else "matched")
+        self.published, self.combine = coil_options(
+            self.name, weights, combine, published, crop)
         self.crop = crop
         channels = getattr(self._network, "in_chans", None)
         if channels not in (1, 2) or getattr(self._network, "out_chans", channels) != channels:
@@ -105,8 +101,6 @@ class UNet(Reconstructor):
                 "this U-Net takes complex images, so the coils are combined by 'matched'; root sum "
                 "of squares and the published form are for networks of one channel."
             )
-        if crop is not None and self.combine != "rss":
-            raise InputError("unet crops images of combine='rss' only.")
         if published and self.combine != "rss":
             raise InputError("published U-Nets take images of combine='rss'.")
 
