@@ -13,98 +13,21 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from snrecon.errors import InputError
 from snrecon.networks.linearized import Tangent
-from snrecon.networks.normalisation import (
-    center_and_scale,
-    d_center_and_scale,
-    safe_divide,
-    safe_root,
-)
-from snrecon.networks.unet import Unet, channels_of, complex_of
+from snrecon.networks.norm_unet import MULTIPLE, NormUnet
+from snrecon.networks.unet import Unet
 from snrecon.physics.calibration import calibration_region
 from snrecon.physics.fourier import fft, ifft
 from snrecon.physics.gram import varying_axes
+from snrecon.physics.safe import safe_divide, safe_root
+from snrecon.physics.soft_espirit import linearize_soft_espirit, soft_espirit
 
 GRID = (-2, -1)
-MULTIPLE = 16
-"""The U-Nets see images padded with zeros to a multiple of this, as published."""
 CALIBRATION_LIMIT = 24
 """Most calibration lines along an undersampled axis that the sensitivity network is given, so that
 it sees coil images of one resolution. The published networks were given all."""
-
-
-class NormUnet(nn.Module):
-    """A U-Net on complex images whose real and imaginary parts are normalised to mean 0 and
-    standard deviation 1, and scaled back.
-
-    Args:
-        chans: Channels of the finest level.
-        pools: Number of poolings.
-        drop: Probability of dropping a channel while training.
-        residual: Whether the output is a correction, to which the mean is not added back.
-    """
-
-    def __init__(
-        self, chans: int, pools: int, drop: float = 0.0, residual: bool = False
-    ) -> None:
-        super().__init__()
-        self.unet = Unet(2, 2, chans, pools, drop)
-        self.residual = residual
-
-    def forward(self, image: Tensor) -> Tensor:
-        """``(batch, ky, kx)`` complex to the same."""
-        x = channels_of(image)
-        mean, size = center_and_scale(x, GRID)
-        x = safe_divide(x - mean, size)
-        y = _cropped(self.unet(_padded(x)).to(x.dtype), x.shape[-2:])
-        return complex_of(y * size if self.residual else y * size + mean)
-
-    def linearize(self, image: Tensor) -> tuple[Tensor, Tangent]:
-        """The output and the derivative at given images ``(items, ky, kx)``, without any graph.
-
-        Returns:
-            The output ``(items, ky, kx)`` and a function from tangents ``(batch, items, ky, kx)``
-            to the same. Both without gradients.
-        """
-        with torch.no_grad():
-            x = channels_of(image)
-            mean, size = center_and_scale(x, GRID)
-            inverse = safe_divide(torch.ones_like(size), size)
-            centred = x - mean
-            x = centred * inverse
-            y, unet_jvp = self.unet.linearize(_padded(x))
-            y = _cropped(y, x.shape[-2:])
-
-        def jvp(tangents: Tensor) -> Tensor:
-            with torch.no_grad():
-                dx = channels_of(tangents)
-                d_mean, d_size = d_center_and_scale(dx, centred, size, GRID)
-                dx = (dx - d_mean).sub_(x * d_size).mul_(inverse)
-                dy = _cropped(unet_jvp(_padded(dx)), x.shape[-2:])
-                dy = (dy * size).add_(y * d_size)
-                return complex_of(dy if self.residual else dy.add_(d_mean))
-
-        return complex_of(y * size if self.residual else y * size + mean), jvp
-
-
-def _padded(x: Tensor) -> Tensor:
-    rows, columns = (_margins(n) for n in x.shape[-2:])
-    return functional.pad(x, (*columns, *rows))
-
-
-def _cropped(y: Tensor, grid: torch.Size) -> Tensor:
-    """The part of ``y`` that :func:`_padded` has put a ``grid`` in."""
-    (top, _), (left, _) = (_margins(n) for n in grid)
-    return y[..., top : top + grid[0], left : left + grid[1]]
-
-
-def _margins(n: int) -> tuple[int, int]:
-    """Zeros before and after ``n`` voxels that make a multiple of 16."""
-    missing = -n % MULTIPLE
-    return missing // 2, missing - missing // 2
 
 
 class SensitivityNetwork(nn.Module):
@@ -116,21 +39,35 @@ class SensitivityNetwork(nn.Module):
         pools: Number of poolings.
         drop: Probability of dropping a channel while training.
         residual: Whether the U-Net's output is added to the images instead of taking their place.
+        espirit: Iterations of :func:`snrecon.physics.soft_espirit.soft_espirit`, whose images take
+            the place of the calibration lines'; 0: none.
     """
 
     def __init__(
-        self, chans: int, pools: int, drop: float = 0.0, residual: bool = False
+        self, chans: int, pools: int, drop: float = 0.0, residual: bool = False, espirit: int = 0
     ) -> None:
         super().__init__()
         self.norm_unet = NormUnet(chans, pools, drop, residual)
-        self.residual = residual
+        self.residual, self.espirit = residual, espirit
 
     def forward(self, kspace: Tensor, calibration: Tensor) -> Tensor:
         """``(batch, coil, ky, kx)`` to maps of that shape with ``sum |S|^2 = 1``."""
-        images = ifft(kspace * calibration.unsqueeze(-3), GRID)
+        images = self._images(kspace, calibration)
         maps: Tensor = self.norm_unet(images.flatten(0, 1)).reshape(images.shape)
         maps = maps + images if self.residual else maps
         return safe_divide(maps, _coil_norm(maps))
+
+    def _images(self, kspace: Tensor, calibration: Tensor) -> Tensor:
+        if not self.espirit:
+            return ifft(kspace * calibration.unsqueeze(-3), GRID)
+        blocks = calibration.expand(len(kspace), *calibration.shape[-2:])
+        return torch.stack([soft_espirit(*pair, self.espirit)
+                            for pair in zip(kspace, blocks, strict=True)])
+
+    def _linearize_images(self, kspace: Tensor, calibration: Tensor) -> tuple[Tensor, Tangent]:
+        if self.espirit:
+            return linearize_soft_espirit(kspace, calibration, self.espirit)
+        return ifft(kspace * calibration, GRID), lambda t: ifft(t * calibration, GRID)
 
     def linearize(self, kspace: Tensor, calibration: Tensor) -> tuple[Tensor, Tangent]:
         """The maps and their derivative at one k-space ``(coil, ky, kx)``, without any graph.
@@ -140,7 +77,7 @@ class SensitivityNetwork(nn.Module):
             k-space to tangents of the maps. Both without gradients.
         """
         with torch.no_grad():
-            images = ifft(kspace * calibration, GRID)
+            images, images_jvp = self._linearize_images(kspace, calibration)
             unscaled, norm_unet_jvp = self.norm_unet.linearize(images)
             unscaled = unscaled + images if self.residual else unscaled
             norm = _coil_norm(unscaled)
@@ -150,7 +87,7 @@ class SensitivityNetwork(nn.Module):
 
         def jvp(tangents: Tensor) -> Tensor:
             with torch.no_grad():
-                d_images = ifft(tangents * calibration, GRID)
+                d_images = images_jvp(tangents)
                 d_maps = norm_unet_jvp(d_images)
                 if self.residual:
                     d_maps = d_maps.add_(d_images)
@@ -250,6 +187,11 @@ class E2EVarNet(nn.Module):
             calibration lines, every U-Net's output is a correction without the mean of its input,
             and starts as next to nothing: an untrained network is the zero-filled image with maps
             of the calibration lines, from where training is much shorter.
+        espirit: 0: the sensitivity network is given the images of the calibration lines, as
+            published. Above: those after so many iterations of
+            :func:`snrecon.physics.soft_espirit.soft_espirit`, which are nearly coil maps already
+            and are differentiated as everything else is. K-space must then be whitened, and a
+            factor on it is no longer exactly one on the image.
 
     Raises:
         InputError: for ``residual`` other than 0 and 1.
@@ -264,14 +206,16 @@ class E2EVarNet(nn.Module):
         sens_pools: int = 4,
         drop: float = 0.0,
         residual: int = 0,
+        espirit: int = 0,
     ) -> None:
         super().__init__()
         if residual not in (0, 1):
             raise InputError(f"residual must be 0 or 1, not {residual}.")
-        self.residual = int(residual)
+        self.residual, self.espirit = int(residual), espirit
         self.unrolls, self.chans, self.pools = unrolls, chans, pools
         self.sens_chans, self.sens_pools, self.drop = sens_chans, sens_pools, drop
-        self.sens_net = SensitivityNetwork(sens_chans, sens_pools, drop, bool(residual))
+        self.sens_net = SensitivityNetwork(
+            sens_chans, sens_pools, drop, bool(residual), espirit)
         self.cascades = nn.ModuleList(
             Cascade(chans, pools, drop, bool(residual)) for _ in range(unrolls))
         if residual:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
+
+from snrecon.physics.safe import safe_divide, safe_root
 
 
 def center_and_scale(x: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -36,15 +37,3 @@ def d_center_and_scale(
     count = math.prod(centred.shape[axis] for axis in axes)
     inner = (centred * dx).sum(dim=axes, keepdim=True) / max(count - 1, 1)
     return dx.mean(dim=axes, keepdim=True), safe_divide(inner, size)
-
-
-def safe_root(x: Tensor) -> Tensor:
-    """Square root of ``x >= 0`` whose derivative at 0 is taken as zero."""
-    positive = x > 0
-    return torch.where(positive, torch.where(positive, x, 1).sqrt(), 0)
-
-
-def safe_divide(x: Tensor, size: Tensor) -> Tensor:
-    """``x / size``, and 0 where ``size`` is 0."""
-    positive = size > 0
-    return torch.where(positive, x / torch.where(positive, size, 1), 0)

@@ -97,7 +97,7 @@ def espirit_eigen(
             "lines."
         )
     projection = _signal_projection(calibration, widths, threshold, noise_variance)
-    correlation = _correlation_kernel(projection, calibration.shape[0], widths)
+    correlation = correlation_kernel(projection, calibration.shape[0], widths)
     # On the coarse grid of the block itself the choice of the reference costs little.
     reference = _reference_coil(calibration, *_solve(correlation, block, calibration))
     return _solve(correlation, grid, calibration, reference)
@@ -106,16 +106,16 @@ def espirit_eigen(
 def _solve(
     correlation: Tensor, grid: tuple[int, ...], calibration: Tensor, reference: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Eigenvectors and eigenvalues on a grid, from the kernels of :func:`_correlation_kernel`."""
+    """Eigenvectors and eigenvalues on a grid, from the kernels of :func:`correlation_kernel`."""
     maps = torch.empty((calibration.shape[0], *grid), dtype=calibration.dtype,
                        device=calibration.device)
     values = torch.empty(grid, dtype=calibration.real.dtype, device=calibration.device)
     if len(grid) == 2:
         _solve_slice(correlation, reference, maps, values)
         return maps, values
-    waves = _waves(grid[0], (correlation.shape[2] + 1) // 2, calibration)
+    along = waves(grid[0], (correlation.shape[2] + 1) // 2, calibration)
     for z in range(grid[0]):  # one plane of kernels at a time bounds the memory
-        plane = torch.tensordot(waves[z], correlation, dims=([0], [2]))
+        plane = torch.tensordot(along[z], correlation, dims=([0], [2]))
         _solve_slice(plane, reference, maps[:, z], values[z])
     return maps, values
 
@@ -163,7 +163,7 @@ def _signal_projection(
     return signal @ signal.mH
 
 
-def _correlation_kernel(projection: Tensor, coils: int, widths: tuple[int, ...]) -> Tensor:
+def correlation_kernel(projection: Tensor, coils: int, widths: tuple[int, ...]) -> Tensor:
     """Sum of the projection over kernel positions of equal distance.
 
     Returns:
@@ -182,8 +182,8 @@ def _correlation_kernel(projection: Tensor, coils: int, widths: tuple[int, ...])
     entries = projection.reshape(coils, points, coils, points).permute(0, 2, 1, 3)
     result = torch.zeros(coils, coils, math.prod(shape), dtype=projection.dtype,
                          device=projection.device)
-    result.index_add_(2, flat.flatten().to(projection.device),
-                      entries.reshape(coils, coils, -1))
+    result = result.index_add(2, flat.flatten().to(projection.device),
+                              entries.reshape(coils, coils, -1))
     return (result / points).reshape(coils, coils, *shape)
 
 
@@ -219,7 +219,7 @@ def reference_combination(places: Tensor) -> Tensor:
     return best * (largest.conj() / largest.abs())
 
 
-def _waves(n: int, width: int, like: Tensor) -> Tensor:
+def waves(n: int, width: int, like: Tensor) -> Tensor:
     """``exp(-2 pi i d x / n)`` for positions x around the centre and distances d, ``(n, 2w-1)``."""
     x = torch.arange(n, dtype=torch.float64) - n // 2
     d = torch.arange(1 - width, width, dtype=torch.float64)
@@ -232,8 +232,8 @@ def _solve_slice(
 ) -> None:
     """Eigenproblem of one 2D slice, written into ``maps`` ``(coil, ky, kx)`` and ``values``."""
     coils, rows, columns = maps.shape
-    by_row = _waves(rows, (correlation.shape[2] + 1) // 2, correlation)
-    by_column = _waves(columns, (correlation.shape[3] + 1) // 2, correlation)
+    by_row = waves(rows, (correlation.shape[2] + 1) // 2, correlation)
+    by_column = waves(columns, (correlation.shape[3] + 1) // 2, correlation)
     partial = torch.einsum("cdpq,xq->xpcd", correlation, by_column).flatten(2)
     size = max(1, BLOCK_BYTES // (coils**2 * columns * correlation.element_size()))
     for start in range(0, rows, size):

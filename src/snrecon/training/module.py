@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from snrecon.errors import InputError
+from snrecon.networks.modl import MoDL
 from snrecon.networks.store import load_weights, save_weights
+from snrecon.networks.varnet import VarNet
 from snrecon.training.apply import apply, build, target_of
 from snrecon.training.batch import Batch
 from snrecon.training.config import Config
@@ -43,7 +45,8 @@ class Training(lightning.LightningModule):
         self.scheme = scheme_of(config)
         self.mixed = bfloat16
         self.network = build(config.network)
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if isinstance(self.network, VarNet | MoDL):  # U-Nets train faster without
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.wanted = target_of(self.network)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.before = 0.0
