@@ -20,7 +20,8 @@ times the measured one is added to the data, and the covariance told to every me
 
     python -m benchmarks.noise_paper [--quick] [--grid] [--named] [--samples 200] [--part 1/2]
 
-Every cell is kept under ``build/benchmarks/noise_paper`` and not run again; a named cell of many
+Every cell is kept under ``build/benchmarks/noise_paper``, and in ``results/noise_paper.json`` once
+gathered (:mod:`benchmarks.cells`), and not run again; a named cell of many
 samples goes on where it was interrupted. ``--part 1/2`` and ``--part 2/2`` share the work between
 two processes; afterwards a run without it finds all cells and writes tables, pictures and report.
 """
@@ -29,7 +30,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -39,6 +39,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks import cells
 from benchmarks.real_scans import BRAINS, ROOT, Case, case
 from benchmarks.scores import NETWORKS, weights_checksum
 from snrecon.data import NoiseModel
@@ -208,12 +209,10 @@ def state_of(
 def measure(setting: Setting, cache: Path | None = CACHE) -> Cell:
     """One cell, from the cache if it was run with these weights."""
     weights = weights_checksum(setting.network)
-    path = None if cache is None else cache / f"{setting.name}.json"
-    if path is not None and path.exists():
-        found = json.loads(path.read_text())
-        if found["weights"] == weights:
-            pairs = ("seconds", "exact_sketch", "exact_replicas")
-            return Cell(**{**found, **{k: tuple(found[k]) for k in pairs if found[k]}})
+    found = cells.read(cache, setting.name)
+    if found is not None and found["weights"] == weights:
+        pairs = ("seconds", "exact_sketch", "exact_replicas")
+        return Cell(**{**found, **{k: tuple(found[k]) for k in pairs if found[k]}})
     chosen = setting.case()
     problem = Problem.of(load(setting.network), chosen.scan)
     pair = (_seconds(sketch, problem), _seconds(replicas, problem))
@@ -234,9 +233,7 @@ def measure(setting: Setting, cache: Path | None = CACHE) -> Cell:
                 residual=checked.overall, predicted=1 / checked.ratio,
                 predicted_error=checked.ratio_error / checked.ratio**2, seconds=pair, bytes=size,
                 **compare(probes, samples, chosen.head), **more)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(cell), indent=1))
+    cells.write(cache, setting.name, asdict(cell))
     return cell
 
 
@@ -269,8 +266,8 @@ def full_grid(networks: Sequence[str], samples: int) -> list[Setting]:
 def named(networks: Sequence[str]) -> list[Setting]:
     """The paper's numbers of samples at R = 8, alpha = 1: every network on the smaller scan, the
     first also on the larger."""
-    cells = [("pulseq", network) for network in networks] + [("mripy", networks[0])]
-    return [Setting(scan, network, 8.0, 1.0, "random", 1000, 3000) for scan, network in cells]
+    pairs = [("pulseq", network) for network in networks] + [("mripy", networks[0])]
+    return [Setting(scan, network, 8.0, 1.0, "random", 1000, 3000) for scan, network in pairs]
 
 
 def main() -> None:
@@ -294,15 +291,15 @@ def main() -> None:
     wide = full_grid(args.networks, args.samples) if both or args.grid else []
     part, parts = (int(number) for number in args.part.split("/"))
     settings = [*deep, *wide][part - 1 :: parts]
-    cells = {}
+    done = {}
     for number, setting in enumerate(settings, start=1):
         begun = time.perf_counter()
-        cells[setting] = measure(setting)
+        done[setting] = measure(setting)
         print(f"{number} of {len(settings)}: {setting.name}, {time.perf_counter() - begun:.0f} s",
               flush=True)
     if parts == 1:
         keep = tuple(args.networks) == NETWORKS
-        noise_report.report({s: cells[s] for s in deep}, {s: cells[s] for s in wide}, keep)
+        noise_report.report({s: done[s] for s in deep}, {s: done[s] for s in wide}, keep)
 
 
 if __name__ == "__main__":

@@ -14,14 +14,15 @@ Intervals are paired 95 % t-intervals of the mean difference over mask seeds.
 
     python -m benchmarks.scores [--quick] [--seeds 20] [--fresh] [--networks modl:own.safetensors]
 
-Finished cells are kept under ``build/benchmarks/scores`` and reused, unless ``--fresh``; of the
-network only those of the same weights.
+Finished cells are kept under ``build/benchmarks/scores``, and in ``results/scores.json`` once
+gathered (:mod:`benchmarks.cells`), and reused, unless ``--fresh``; of the networks only those of
+the same weights. ``--part 1/2`` shares the masks between processes, and writes no table.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks import cells
 from benchmarks.real_scans import BRAINS, ROOT, Case, case
 from benchmarks.table import insert, publish, table
 from snrecon import metrics
@@ -130,10 +132,8 @@ def cell(
     search: bool = True,
 ) -> Cell:
     """Scores of all methods with one mask; from the cache where it has them."""
-    path = None if cache is None else cache / f"{name}-{kind}-{acceleration:g}-{seed}.json"
-    result: Cell = {"scores": {}}
-    if path is not None and path.exists():
-        result = json.loads(path.read_text())
+    key = f"{name}-{kind}-{acceleration:g}-{seed}"
+    result: Cell = cells.read(cache, key) or {"scores": {}}
     old = result.get("weights", {})
     weights = {"varnet": old} if isinstance(old, str) else dict(old)
     networks = [m for m in methods if m not in BASELINES]
@@ -152,9 +152,7 @@ def cell(
                 result["scores"][method] = {"oracle": found, "automatic": found}
             else:
                 result["scores"][method] = baseline(method, chosen, start.get(method, 1), search)
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(result, indent=1))
+        cells.write(cache, key, result)
     return result
 
 
@@ -167,13 +165,14 @@ def run(
     methods: Sequence[str] = METHODS,
     search: bool = True,
     progress: Callable[[str], None] | None = None,
+    part: tuple[int, int] = (1, 1),
 ) -> dict[str, list[Cell]]:
-    """Cells of each scan, one a mask seed."""
+    """Cells of each scan, one a mask seed; of ``part`` ``(i, n)`` every n-th."""
     results: dict[str, list[Cell]] = {}
     for name in names:
         start = dict(START)
         results[name] = []
-        for seed in range(seeds):
+        for seed in range(part[0] - 1, seeds, part[1]):
             found = cell(name, kind, acceleration, seed, cache, methods, start, search)
             for method in START:  # the next mask's optimum is near
                 oracle = found["scores"].get(method, {}).get("oracle", {})
@@ -184,9 +183,9 @@ def run(
     return results
 
 
-def values(cells: list[Cell], method: str, which: str, name: str) -> np.ndarray:
+def values(found: list[Cell], method: str, which: str, name: str) -> np.ndarray:
     """One score of a method over the seeds."""
-    return np.array([c["scores"][method][which][name] for c in cells])
+    return np.array([c["scores"][method][which][name] for c in found])
 
 
 def interval(differences: np.ndarray) -> tuple[float, float]:
@@ -206,33 +205,33 @@ def _text(name: str, value: float) -> str:
     return {"nmse": f"{100 * value:.3f}", "psnr": f"{value:.2f}", "ssim": f"{value:.4f}"}[name]
 
 
-def score_table(cells: list[Cell], methods: Sequence[str] = METHODS) -> str:
+def score_table(found: list[Cell], methods: Sequence[str] = METHODS) -> str:
     """Means over seeds: oracle lambda and, after the stroke, the automatic one."""
     rows = []
     for method in methods:
         row = [method]
         for name in SCORES:
-            best, own = (values(cells, method, w, name).mean() for w in ("oracle", "automatic"))
+            best, own = (values(found, method, w, name).mean() for w in ("oracle", "automatic"))
             both = method in ("tv", "wavelet", "sense")
             row.append(_text(name, best) + (f" / {_text(name, own)}" if both else ""))
         lamda = ""
         if method in START:
-            ends = values(cells, method, "oracle", "lambda_nmse")
-            own = values(cells, method, "automatic", "lambda").mean()
+            ends = values(found, method, "oracle", "lambda_nmse")
+            own = values(found, method, "automatic", "lambda").mean()
             lamda = f"{ends.min():.2g} to {ends.max():.2g} / {own:.2g}"
         rows.append([*row, lamda])
     return table(["method", "NMSE, %", "PSNR, dB", "SSIM", "lambda"], rows)
 
 
-def difference_table(cells: list[Cell], network: str = "varnet") -> tuple[str, bool]:
+def difference_table(found: list[Cell], network: str = "varnet") -> tuple[str, bool]:
     """Paired differences of a network from every baseline at its oracle lambda, and whether all of
     them favour it with certainty in NMSE and SSIM."""
     rows, wins = [], True
     for method in BASELINES:
         row = [f"{network} - {method}"]
         for name in SCORES:
-            other = values(cells, method, "oracle", name)
-            mean, width = interval(values(cells, network, "oracle", name) - other)
+            other = values(found, method, "oracle", name)
+            mean, width = interval(values(found, network, "oracle", name) - other)
             scale = 100 if name == "nmse" else 1
             digits = {"nmse": 3, "psnr": 2, "ssim": 4}[name]
             row.append(f"{scale * mean:+.{digits}f} +- {scale * width:.{digits}f}")
@@ -252,14 +251,14 @@ def report(
     parts, methods = [], (*BASELINES, *networks)
     for acceleration, kind in settings:
         results = run(BRAINS, seeds, acceleration, kind, cache, methods, progress=progress)
-        for name, cells in results.items():
-            achieved = np.mean([c["acceleration"] for c in cells])
+        for name, found in results.items():
+            achieved = np.mean([c["acceleration"] for c in found])
             part = (
                 f"### {name}, {kind} masks, R = {acceleration:g} (achieved {achieved:.2f} on "
-                f"average), {len(cells)} mask seeds\n\n{score_table(cells, methods)}"
+                f"average), {len(found)} mask seeds\n\n{score_table(found, methods)}"
             )
             for network in networks:
-                differences, wins = difference_table(cells, network)
+                differences, wins = difference_table(found, network)
                 verdict = (
                     "better than all four in NMSE and SSIM" if wins else "**not** better than all"
                 )
@@ -340,12 +339,20 @@ def main() -> None:
     parser.add_argument("--settings", nargs="*", default=["4:random"], metavar="R:KIND")
     parser.add_argument("--networks", nargs="*", default=NETWORKS, metavar="NAME[:WEIGHTS]",
                         help="others: nothing is written")
+    parser.add_argument("--part", default="1/1", metavar="I/N", help="only every N-th mask")
     args = parser.parse_args()
-    if args.fresh and CACHE.is_dir():
-        for path in CACHE.glob("*.json"):
-            path.unlink()
+    if args.fresh and args.part != "1/1":
+        parser.error("--fresh forgets what other parts have done: give it without --part first.")
+    if args.fresh:
+        cells.start_over(CACHE)
     settings = [(float(s.partition(":")[0]), s.partition(":")[2]) for s in args.settings]
     seeds = 2 if args.quick else args.seeds
+    part, parts = (int(number) for number in args.part.split("/"))
+    if parts > 1:
+        for (acceleration, kind), name in itertools.product(settings, BRAINS):
+            run([name], seeds, acceleration, kind, methods=(*BASELINES, *args.networks),
+                progress=print, part=(part, parts))
+        return
     body = report(settings, seeds, networks=args.networks)
     whole = not args.quick and tuple(args.networks) == NETWORKS
     publish("scores", "Scores on the measured brains", body, keep=whole)
