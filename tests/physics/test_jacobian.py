@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from snrecon.physics.jacobian import Linearization, NotDifferentiableError
 
@@ -103,6 +103,44 @@ def test_what_leaves_torch_is_not_differentiable(point: Tensor, tangents: Tensor
         Linearization(f, point).jvp(tangents)
     with pytest.raises(NotDifferentiableError, match="no reverse mode"):
         Linearization(f, point).vjp(tangents)
+
+
+@pytest.mark.parametrize("layer", [nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SiLU])
+def test_layers_that_work_in_place(layer: type[nn.Module], generator: torch.Generator) -> None:
+    torch.manual_seed(4)
+    network = nn.Sequential(
+        nn.Conv2d(2, 6, 3, padding=1), nn.InstanceNorm2d(6), layer(inplace=True),
+        nn.Conv2d(6, 6, 3, padding=1), nn.InstanceNorm2d(6), layer(inplace=True),
+        nn.Conv2d(6, 2, 1),
+    ).double().requires_grad_(False)
+
+    def f(y: Tensor) -> Tensor:
+        return network(torch.stack([y.real, y.imag])[None])[0, 0]
+
+    point = torch.randn(8, 9, dtype=torch.complex128, generator=generator)
+    tangents = torch.randn(3, 8, 9, dtype=torch.complex128, generator=generator)
+    step = 1e-6
+    numeric = torch.stack(
+        [(f(point + step * v) - f(point - step * v)) / (2 * step) for v in tangents])
+    torch.testing.assert_close(Linearization(f, point).jvp(tangents), numeric, rtol=1e-6, atol=1e-7)
+
+
+def test_constants_that_are_changed_in_place(generator: torch.Generator) -> None:
+    """torch.func.linearize folds a constant before it is changed; its products are not used."""
+    maps = torch.randn(2, 4, 3, dtype=torch.complex128, generator=generator)
+
+    def f(y: Tensor) -> Tensor:
+        conjugate = torch.view_as_real(maps).clone()
+        conjugate[..., 1] = -conjugate[..., 1]
+        return (torch.view_as_complex(conjugate) * y).sum(-3) ** 2
+
+    point = torch.randn(2, 4, 3, dtype=torch.complex128, generator=generator)
+    tangents = torch.randn(5, 2, 4, 3, dtype=torch.complex128, generator=generator)
+    inner = (maps.conj() * point).sum(-3)
+    wanted = 2 * inner * (maps.conj() * tangents).sum(-3)
+    lin = Linearization(f, point)
+    torch.testing.assert_close(lin.jvp(tangents), wanted, rtol=1e-10, atol=1e-10)
+    assert lin.strategy == "jvp"
 
 
 def test_parameters_that_require_gradients_do_not_collect_them(point: Tensor) -> None:

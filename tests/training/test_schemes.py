@@ -13,7 +13,7 @@ from snrecon.training.batch import Batch
 from snrecon.training.config import SimulationConfig
 from snrecon.training.gram import batch_gram
 from snrecon.training.schemes import SSDU, Noise2Recon, Supervised, Vortex, split_samples
-from snrecon.training.scores import nmse, normalised_error
+from snrecon.training.scores import excess_error, nmse, normalised_error
 from snrecon.training.simulate import Simulator
 
 
@@ -275,3 +275,28 @@ def test_slices_can_be_learnt_without_their_targets(name):
     after = nmse(reconstruct(batch).detach(), truth)
     limits = [0.6, 0.6] if isinstance(scheme, SSDU) else [0.3, 1.0]
     assert bool((after < torch.tensor(limits) * before).all()), (before, after)
+
+
+def test_excess_ssdu_does_not_count_the_noise_of_the_samples():
+    """Misfit of variance 1 + e counts as e, however small, and noise alone as about nothing."""
+    generator = seeded()
+    wanted = torch.zeros(4, 40_000, dtype=torch.complex64)
+    chosen = torch.ones(4, 40_000, dtype=torch.bool)
+    noise = torch.randn(wanted.shape, dtype=wanted.dtype, generator=generator)
+    error = torch.randn(wanted.shape, dtype=wanted.dtype, generator=generator)
+    size = torch.tensor([10.0, 1.0, 0.3, 0.0])[:, None]
+    loss = excess_error(wanted + size * error, noise, chosen)
+    torch.testing.assert_close(loss[:3].exp(), size[:3, 0], rtol=0.03, atol=0)
+    assert float(loss[3].exp()) < 0.15
+    apart = chosen & (torch.arange(40_000) < 20_000)  # what is not chosen does not count
+    half = excess_error(torch.where(apart, size * error, 1e3), noise, apart)
+    torch.testing.assert_close(half[:2].exp(), size[:2, 0], rtol=0.05, atol=0)
+
+
+def test_excess_ssdu_is_of_the_left_out_samples():
+    batch = simulated()
+    loss = [SSDU(0.4, "lines", "excess").loss(
+        lambda part: 0 * part.b, replace(batch, kspace=gain * batch.kspace), seeded())
+        for gain in (100.0, 200.0)]
+    torch.testing.assert_close(loss[1] - loss[0], torch.full((2,), torch.tensor(2.0).log().item()),
+                               rtol=1e-2, atol=1e-2)

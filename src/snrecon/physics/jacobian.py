@@ -20,6 +20,10 @@ class NotDifferentiableError(RuntimeError):
     """No way was found to differentiate the function; replicas still work."""
 
 
+TRACED = 1e-2
+"""Largest relative difference of traced products, above what rounding makes in single precision."""
+
+
 class Linearization:
     """``f`` at ``y``: the value once, then batched products with the Jacobian and its transpose.
 
@@ -90,10 +94,9 @@ class Linearization:
                     reasons.append(name)
                     last = str(error).splitlines()[0] if str(error) else repr(error)
                     continue
-                if name == "linearize" and not bool(result.any()):
-                    # Tracing takes whatever leaves torch (numpy) for a constant, without an error.
+                if name == "linearize" and not self._trusted(result, tangents):
                     reasons.append(name)
-                    last = "the derivative is zero"
+                    last = "its derivative is not that of torch.func.jvp"
                     continue
                 self._jvp, self.strategy = product, name
                 return result
@@ -101,6 +104,25 @@ class Linearization:
             f"the reconstruction cannot be differentiated (tried {', '.join(reasons)}; the last "
             f"one said: {last[:120].rstrip('.')})"
         )
+
+    def _trusted(self, result: Tensor, tangents: Tensor) -> bool:
+        """Whether traced products ``result`` are those of ``torch.func.jvp``.
+
+        Tracing takes whatever leaves torch (numpy) for a constant, and constants that the function
+        changes in place for what they were before, all without an error.
+        """
+        if not bool(result.any()):
+            return False
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                wanted = torch.func.jvp(self.f, (self.y,), (tangents[0],))[1]
+        except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+            if _final(error):
+                raise
+            return True  # nothing to compare with
+        distance = torch.linalg.vector_norm(result[0] - wanted)
+        return bool(distance <= TRACED * torch.linalg.vector_norm(wanted))
 
     def vjp(self, cotangents: Tensor) -> Tensor:
         """``J^T u`` for cotangents ``(batch, *image)``; returns ``(batch, coil, *grid)``.

@@ -130,7 +130,8 @@ class SSDUConfig:
     split: str = "uniform"
     """``uniform``; ``gaussian``: denser towards the centre of k-space; ``lines``: whole lines."""
     loss: str = "normalised"
-    """``normalised`` L1 plus L2, or ``logarithmic``: every measurement with the same weight."""
+    """``normalised`` L1 plus L2; ``logarithmic``: every measurement with the same weight;
+    ``excess``: the same of what exceeds the samples' own noise."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +217,7 @@ def check(config: Config, name: str = "configuration") -> None:
         raise InputError(f"{name}: ssdu predicts k-space, which magnitudes do not determine; set "
                          "network.in_chans and network.out_chans to 2.")
     _one_of(name, "ssdu.split", config.ssdu.split, ("gaussian", "lines", "uniform"))
-    _one_of(name, "ssdu.loss", config.ssdu.loss, ("logarithmic", "normalised"))
+    _one_of(name, "ssdu.loss", config.ssdu.loss, ("excess", "logarithmic", "normalised"))
     _check_network(config.network, name)
     _one_of(name, "simulation.target", simulation.target, ("reference", "clean"))
     _one_of(name, "trainer.logger", trainer.logger, ("csv", "tensorboard"))

@@ -22,7 +22,7 @@ from snrecon.training.augment import (
 )
 from snrecon.training.batch import Batch
 from snrecon.training.config import Config
-from snrecon.training.scores import logarithmic_error, normalised_error
+from snrecon.training.scores import excess_error, logarithmic_error, normalised_error
 
 Reconstruct = Callable[[Batch], Tensor]
 """Batch to images ``(batch, ky, kx)`` in SNR units."""
@@ -57,7 +57,9 @@ class SSDU(Scheme):
             network then trains on masks of the kind that it will meet.
         loss: ``normalised``: L1 plus L2, as published; ``logarithmic``:
             :func:`snrecon.training.scores.logarithmic_error` of the samples, which a measurement
-            of good quality enters with the same weight as a poor one.
+            of good quality enters with the same weight as a poor one; ``excess``:
+            :func:`snrecon.training.scores.excess_error`, which leaves out of the logarithm what the
+            samples' own noise adds, so that noisy measurements keep their weight too.
         smallest: If above 0, the share is drawn between this and ``share`` for every batch, which
             prepares the network for the whole measurement that it is applied to later.
 
@@ -80,6 +82,8 @@ class SSDU(Scheme):
         answer, wanted = batch.measure(image) * chosen, batch.kspace * chosen
         if self.kind == "normalised":
             return normalised_error(answer, wanted)
+        if self.kind == "excess":
+            return excess_error(answer.flatten(1), wanted.flatten(1), chosen.flatten(1))
         # All coils in one mean: a coil far from the object measures little but noise.
         return logarithmic_error(*(part.flatten(1, 2) for part in (answer, wanted, chosen)))
 

@@ -29,6 +29,24 @@ def logarithmic_error(answer: Tensor, target: Tensor, support: Tensor) -> Tensor
     return 0.5 * torch.log(absolute + 1e-6) + 0.25 * torch.log(square + 1e-12)
 
 
+def excess_error(answer: Tensor, wanted: Tensor, chosen: Tensor) -> Tensor:
+    """Half the logarithm of the mean square misfit to noisy samples, without the noise's share.
+
+    A perfect prediction of samples with noise of variance 1 misses them by 1 in the mean square.
+    What is more than that is the prediction's own error; the logarithm is of this excess, smoothed
+    where it is as small as the scatter of the mean.
+
+    Args:
+        answer: Predicted samples, ``(batch, samples)``, whitened.
+        wanted: Measured ones.
+        chosen: Boolean, which of them count.
+    """
+    count = chosen.sum(dim=1).clamp(min=1)
+    excess = (_squares(answer - wanted) * chosen).sum(dim=1) / count - 1.0
+    scatter = 2.0 / count.sqrt()
+    return 0.5 * torch.log((excess + torch.sqrt(excess.square() + scatter.square())) / 2.0)
+
+
 def normalised_error(answer: Tensor, target: Tensor) -> Tensor:
     """``|e|_2 / |t|_2 + |e|_1 / |t|_1`` of every item, complex or real, ``(batch,)``.
 
