@@ -21,11 +21,12 @@ from snrecon.networks.unet import Unet
 from snrecon.physics.fourier import ifft
 
 GRID = (14, 11)
+VARIANTS = ({}, {"espirit": 8}, {"memory": 1}, {"memory": 1, "residual": 1})
 
 
-def network(unrolls: int = 2, seed: int = 3, espirit: int = 0) -> E2EVarNet:
+def network(unrolls: int = 2, seed: int = 3, **options: int) -> E2EVarNet:
     torch.manual_seed(seed)
-    built = E2EVarNet(unrolls, 3, 2, 2, 2, espirit=espirit).double().requires_grad_(False)
+    built = E2EVarNet(unrolls, 3, 2, 2, 2, **options).double().requires_grad_(False)
     for i, cascade in enumerate(built.cascades):
         cascade.dc_weight.fill_(0.7 + 0.4 * i)
     return built
@@ -118,10 +119,10 @@ def test_values_equal_the_published_arithmetic():
     )
 
 
-@pytest.mark.parametrize("espirit", [0, 8])
+@pytest.mark.parametrize("options", VARIANTS)
 @pytest.mark.parametrize("grid", [(14, 11), (16, 18)])
-def test_derivatives(grid, espirit):
-    model, mask = network(espirit=espirit), line_mask(grid)
+def test_derivatives(grid, options):
+    model, mask = network(**options), line_mask(grid)
     calibration = calibration_samples(mask)
     k = draw((3, *grid), torch.complex128, 2)
     check_derivatives(lambda y: model(y, mask, calibration), k)
@@ -152,9 +153,9 @@ def test_a_factor_on_kspace_is_a_factor_on_the_image():
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("espirit", [0, 8])
-def test_each_item_of_a_batch_has_its_own_mask(espirit):
-    model = network(espirit=espirit)
+@pytest.mark.parametrize("options", VARIANTS)
+def test_each_item_of_a_batch_has_its_own_mask(options):
+    model = network(**options)
     masks = torch.stack([line_mask(), line_mask().roll(1, 0)])
     calibrations = torch.stack([calibration_samples(m) for m in masks])
     k = draw((2, 3, *GRID), torch.complex128, 7)
@@ -238,10 +239,10 @@ def test_what_fits():
 
 @pytest.mark.parametrize("grid", [(14, 11), (16, 18)])
 @pytest.mark.parametrize("part", [0, 1])
-@pytest.mark.parametrize("espirit", [0, 8])
-def test_linearize_equals_forward_mode(grid, part, espirit):
+@pytest.mark.parametrize("options", VARIANTS)
+def test_linearize_equals_forward_mode(grid, part, options):
     """Of k-space and of the maps, from raw k-space."""
-    model, mask = network(espirit=espirit), line_mask(grid)
+    model, mask = network(**options), line_mask(grid)
     calibration = calibration_samples(mask)
 
     def linearize(y):

@@ -103,45 +103,82 @@ def _coil_norm(maps: Tensor) -> Tensor:
 
 
 class Cascade(nn.Module):
-    """One update of k-space; the arguments are those of :class:`NormUnet`."""
+    """One update of k-space.
+
+    Args:
+        chans: Channels of the finest level of its U-Net.
+        pools: Number of poolings.
+        drop: Probability of dropping a channel while training.
+        residual: See :class:`NormUnet`.
+        memory: Whether the U-Net sees, beside the image, the gradient of data consistency and the
+            last change of the image.
+    """
 
     def __init__(
-        self, chans: int, pools: int, drop: float = 0.0, residual: bool = False
+        self, chans: int, pools: int, drop: float = 0.0, residual: bool = False,
+        memory: bool = False,
     ) -> None:
         super().__init__()
-        self.model = NormUnet(chans, pools, drop, residual)
+        self.model = NormUnet(chans, pools, drop, residual, 2 if memory else 0)
+        self.memory = memory
         self.dc_weight = nn.Parameter(torch.ones(1))
 
-    def forward(self, kspace: Tensor, measured: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
-        """K-space ``(batch, coil, ky, kx)`` to the next one."""
+    def forward(
+        self, kspace: Tensor, measured: Tensor, mask: Tensor, maps: Tensor, change: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """K-space ``(batch, coil, ky, kx)`` to the next one; the change of the image
+        ``(batch, ky, kx)`` by the last cascade to that by this one (not made without memory)."""
         misfit = (kspace - measured) * mask.unsqueeze(-3)
         image = combine_coils(kspace, maps)
-        return kspace - self.dc_weight * misfit - fft(maps * self.model(image).unsqueeze(1), GRID)
+        if self.memory:
+            gradient = combine_coils(misfit, maps)
+            refined = self.model(image, gradient, change)
+            change = -self.dc_weight * gradient - refined
+        else:
+            refined = self.model(image)
+        following = kspace - self.dc_weight * misfit - fft(maps * refined.unsqueeze(1), GRID)
+        return following, change
 
     def linearize(
-        self, kspace: Tensor, measured: Tensor, mask: Tensor, maps: Tensor
-    ) -> tuple[Tensor, Callable[[Tensor, Tensor, Tensor], Tensor]]:
-        """The next k-space and its derivative at one ``(coil, ky, kx)``, without any graph.
+        self, kspace: Tensor, measured: Tensor, mask: Tensor, maps: Tensor, change: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], Callable[..., tuple[Tensor, Tensor]]]:
+        """The next k-space and change and their derivatives at one ``(coil, ky, kx)``, without any
+        graph.
 
         Returns:
-            The next k-space and a function from tangents ``(batch, coil, ky, kx)`` of k-space,
-            measured data and maps to tangents of the next. Both without gradients.
+            Both, and a function from tangents ``(batch, coil, ky, kx)`` of k-space, measured data
+            and maps and ``(batch, ky, kx)`` of the change to tangents of both. Without gradients.
         """
         with torch.no_grad():
-            pull = self.dc_weight * mask
+            misfit = (kspace - measured) * mask
             image, combine_jvp = linearize_combine_coils(kspace, maps)
-            refined, model_jvp = self.model.linearize(image.unsqueeze(0))
-            following = kspace - pull * (kspace - measured) - fft(maps * refined, GRID)
+            others: list[Tensor] = []
+            if self.memory:
+                gradient, gradient_jvp = linearize_combine_coils(misfit, maps)
+                others = [gradient.unsqueeze(0), change.unsqueeze(0)]
+            refined, model_jvp = self.model.linearize(image.unsqueeze(0), *others)
+            following = kspace - self.dc_weight * misfit - fft(maps * refined, GRID)
+            if self.memory:
+                change = -self.dc_weight * gradient - refined[0]
 
-        def jvp(d_kspace: Tensor, d_measured: Tensor, d_maps: Tensor) -> Tensor:
+        def jvp(
+            d_kspace: Tensor, d_measured: Tensor, d_maps: Tensor, d_change: Tensor
+        ) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
+                d_misfit = (d_kspace - d_measured).mul_(mask)
                 d_image = combine_jvp(d_kspace, d_maps)
-                d_refined = model_jvp(d_image.unsqueeze(1))
-                step = (d_kspace - d_measured).mul_(pull)
+                d_others: list[Tensor] = []
+                if self.memory:
+                    d_gradient = gradient_jvp(d_misfit, d_maps)
+                    d_others = [d_gradient.unsqueeze(1), d_change.unsqueeze(1)]
+                d_refined = model_jvp(d_image.unsqueeze(1), *d_others)
+                step = d_misfit.mul_(self.dc_weight)
                 step.add_(fft((maps * d_refined).add_(d_maps * refined), GRID))
-                return d_kspace - step
+                if self.memory:
+                    d_change = -self.dc_weight * d_gradient - d_refined[:, 0]
+                return d_kspace - step, d_change
 
-        return following, jvp
+        return (following, change), jvp
 
 
 def combine_coils(kspace: Tensor, maps: Tensor) -> Tensor:
@@ -187,6 +224,8 @@ class E2EVarNet(nn.Module):
             calibration lines, every U-Net's output is a correction without the mean of its input,
             and starts as next to nothing: an untrained network is the zero-filled image with maps
             of the calibration lines, from where training is much shorter.
+        memory: 0: as published. 1: every U-Net also sees the gradient of data consistency and the
+            last change of the image, from which it can learn to accelerate the descent.
         espirit: 0: the sensitivity network is given the images of the calibration lines, as
             published. Above: those after so many iterations of
             :func:`snrecon.physics.soft_espirit.soft_espirit`, which are nearly coil maps already
@@ -194,7 +233,7 @@ class E2EVarNet(nn.Module):
             factor on it is no longer exactly one on the image.
 
     Raises:
-        InputError: for ``residual`` other than 0 and 1.
+        InputError: for ``residual`` or ``memory`` other than 0 and 1.
     """
 
     def __init__(
@@ -207,17 +246,19 @@ class E2EVarNet(nn.Module):
         drop: float = 0.0,
         residual: int = 0,
         espirit: int = 0,
+        memory: int = 0,
     ) -> None:
         super().__init__()
-        if residual not in (0, 1):
-            raise InputError(f"residual must be 0 or 1, not {residual}.")
-        self.residual, self.espirit = int(residual), espirit
+        for name, flag in (("residual", residual), ("memory", memory)):
+            if flag not in (0, 1):
+                raise InputError(f"{name} must be 0 or 1, not {flag}.")
+        self.residual, self.memory, self.espirit = int(residual), int(memory), espirit
         self.unrolls, self.chans, self.pools = unrolls, chans, pools
         self.sens_chans, self.sens_pools, self.drop = sens_chans, sens_pools, drop
         self.sens_net = SensitivityNetwork(
             sens_chans, sens_pools, drop, bool(residual), espirit)
         self.cascades = nn.ModuleList(
-            Cascade(chans, pools, drop, bool(residual)) for _ in range(unrolls))
+            Cascade(chans, pools, drop, bool(residual), bool(memory)) for _ in range(unrolls))
         if residual:
             for part in self.modules():
                 if isinstance(part, Unet):
@@ -245,9 +286,9 @@ class E2EVarNet(nn.Module):
         measured = (kspace * mask.unsqueeze(-3)).reshape(-1, *shape[-3:])
         mask, calibration = (_flat(part, shape) for part in (mask, calibration))
         maps = self.sens_net(measured, calibration)
-        current = measured
+        current, change = measured, torch.zeros_like(measured[:, 0])
         for cascade in self.cascades:
-            current = cascade(current, measured, mask, maps)
+            current, change = cascade(current, measured, mask, maps, change)
         return current.reshape(shape), maps.reshape(shape)
 
     def linearize(
@@ -271,19 +312,20 @@ class E2EVarNet(nn.Module):
         with torch.no_grad():
             measured = kspace * mask
             maps, maps_jvp = self.sens_net.linearize(measured, calibration)
-            current = measured
+            current, change = measured, torch.zeros_like(measured[0])
             for cascade in self.cascades:
                 assert isinstance(cascade, Cascade)
-                current, step = cascade.linearize(current, measured, mask, maps)
+                (current, change), step = cascade.linearize(
+                    current, measured, mask, maps, change)
                 steps.append(step)
 
         def jvp(tangents: Tensor) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
                 d_measured = tangents * mask
                 d_maps = maps_jvp(d_measured)
-                d_current = d_measured
+                d_current, d_change = d_measured, torch.zeros_like(d_measured[:, 0])
                 for step in steps:
-                    d_current = step(d_current, d_measured, d_maps)
+                    d_current, d_change = step(d_current, d_measured, d_maps, d_change)
                 return d_current, d_maps
 
         return (current, maps), jvp

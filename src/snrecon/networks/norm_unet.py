@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from snrecon.networks.linearized import Tangent
 from snrecon.networks.normalisation import center_and_scale, d_center_and_scale
 from snrecon.networks.unet import Unet, channels_of, complex_of
 from snrecon.physics.safe import safe_divide
@@ -25,45 +26,50 @@ class NormUnet(nn.Module):
         pools: Number of poolings.
         drop: Probability of dropping a channel while training.
         residual: Whether the output is a correction, to which the mean is not added back.
+        others: How many images beside the first it is given; they are divided by the first one's
+            standard deviations.
     """
 
     def __init__(
-        self, chans: int, pools: int, drop: float = 0.0, residual: bool = False
+        self, chans: int, pools: int, drop: float = 0.0, residual: bool = False, others: int = 0
     ) -> None:
         super().__init__()
-        self.unet = Unet(2, 2, chans, pools, drop)
+        self.unet = Unet(2 + 2 * others, 2, chans, pools, drop)
         self.residual = residual
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, *others: Tensor) -> Tensor:
         """``(batch, ky, kx)`` complex to the same."""
         x = channels_of(image)
         mean, size = center_and_scale(x, GRID)
-        x = safe_divide(x - mean, size)
-        y = _cropped(self.unet(_padded(x)).to(x.dtype), x.shape[-2:])
+        parts = [safe_divide(x - mean, size)]
+        parts += [safe_divide(channels_of(other), size) for other in others]
+        y = _cropped(self.unet(_padded(torch.cat(parts, dim=-3))).to(x.dtype), x.shape[-2:])
         return complex_of(y * size if self.residual else y * size + mean)
 
-    def linearize(self, image: Tensor) -> tuple[Tensor, Tangent]:
+    def linearize(self, image: Tensor, *others: Tensor) -> tuple[Tensor, Callable[..., Tensor]]:
         """The output and the derivative at given images ``(items, ky, kx)``, without any graph.
 
         Returns:
             The output ``(items, ky, kx)`` and a function from tangents ``(batch, items, ky, kx)``
-            to the same. Both without gradients.
+            of all images to the same. Both without gradients.
         """
         with torch.no_grad():
             x = channels_of(image)
             mean, size = center_and_scale(x, GRID)
             inverse = safe_divide(torch.ones_like(size), size)
             centred = x - mean
-            x = centred * inverse
-            y, unet_jvp = self.unet.linearize(_padded(x))
+            parts = [part * inverse for part in (centred, *map(channels_of, others))]
+            y, unet_jvp = self.unet.linearize(_padded(torch.cat(parts, dim=-3)))
             y = _cropped(y, x.shape[-2:])
 
-        def jvp(tangents: Tensor) -> Tensor:
+        def jvp(tangents: Tensor, *d_others: Tensor) -> Tensor:
             with torch.no_grad():
                 dx = channels_of(tangents)
                 d_mean, d_size = d_center_and_scale(dx, centred, size, GRID)
-                dx = (dx - d_mean).sub_(x * d_size).mul_(inverse)
-                dy = _cropped(unet_jvp(_padded(dx)), x.shape[-2:])
+                moved = [dx - d_mean, *map(channels_of, d_others)]
+                moved = [(d_part - part * d_size).mul_(inverse)
+                         for d_part, part in zip(moved, parts, strict=True)]
+                dy = _cropped(unet_jvp(_padded(torch.cat(moved, dim=-3))), x.shape[-2:])
                 dy = (dy * size).add_(y * d_size)
                 return complex_of(dy if self.residual else dy.add_(d_mean))
 
