@@ -11,9 +11,9 @@ from snrecon.networks.unet import Unet
 from snrecon.networks.varnet import VarNet
 
 
-def unet(channels: int = 2, seed: int = 0, sense_steps: int = 0) -> Unet:
+def unet(channels: int = 2, seed: int = 0, **options: int) -> Unet:
     torch.manual_seed(seed)
-    return Unet(channels, channels, 3, 2, sense_steps=sense_steps).requires_grad_(False)
+    return Unet(channels, channels, 3, 2, **options).requires_grad_(False)
 
 
 def e2e_varnet(seed: int = 0, residual: int = 0) -> E2EVarNet:

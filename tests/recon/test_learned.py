@@ -14,7 +14,7 @@ from snrecon.errors import InputError
 from snrecon.networks.e2e_varnet import calibration_samples, combine_coils
 from snrecon.networks.regularised import SENSE_LAMBDA, sense_image
 from snrecon.networks.store import save_weights
-from snrecon.networks.unet import complex_unet, magnitude_unet
+from snrecon.networks.unet import INITIAL_LAMBDA, complex_unet, magnitude_unet
 from snrecon.noise import noise_map
 from snrecon.physics.fourier import ifft
 from snrecon.physics.gram import FourierGram
@@ -44,6 +44,7 @@ def make_scan(grid=GRID, coils: int = 3, seed: int = 1) -> Scan:
 VARIANTS = {
     "unet complex": lambda: UNet(nets.unet(2)),
     "unet sense": lambda: UNet(nets.unet(2, sense_steps=3)),
+    "unet consistent": lambda: UNet(nets.unet(2, sense_steps=3, consistency_steps=4)),
     "unet magnitude": lambda: UNet(nets.unet(1)),
     "unet rss": lambda: UNet(nets.unet(1), combine="rss"),
     "unet published": lambda: UNet(nets.unet(1), published=True, crop=(12, 11)),
@@ -126,8 +127,27 @@ def test_weights_for_sense_images_are_given_sense_images(tmp_path):
     assert "sense_steps" not in UNet(nets.unet(2)).bind(scan).details
     save_weights(network, tmp_path / "own.safetensors")
     torch.testing.assert_close(UNet(tmp_path / "own.safetensors")(scan), recon(scan))
-    with pytest.raises(InputError, match="two channels"):
-        nets.unet(1, sense_steps=2)
+    for option in ("sense_steps", "consistency_steps"):
+        with pytest.raises(InputError, match="two channels"):
+            nets.unet(1, **{option: 2})
+
+
+def test_weights_for_consistency_end_near_the_data(tmp_path):
+    """Many steps solve ``(A^H A + lambda) x = A^H y + lambda u`` for the network's image u."""
+    scan = make_scan()
+    z, size = matched(scan)
+    normal = torch.where(size > 0, scan.noise.whiten(scan.maps) / size.clamp(min=1e-30), 0)
+    network = nets.unet(2, consistency_steps=200)
+    before = complex_unet(nets.unet(2).double(), z, size > 0)
+    recon = UNet(network)
+    image = recon(scan) * size
+    right = z + INITIAL_LAMBDA * before
+    found = FourierGram(normal, scan.sampled)(image) + INITIAL_LAMBDA * image
+    torch.testing.assert_close(found[:, 2:], right[:, 2:], rtol=1e-6, atol=1e-6)
+    assert recon.bind(scan).details["consistency_steps"] == 200
+    network.log_lamda.fill_(1.5)
+    save_weights(network, tmp_path / "own.safetensors")
+    torch.testing.assert_close(UNet(tmp_path / "own.safetensors")(scan), recon(scan))
 
 
 def test_the_published_unet_sees_the_cropped_rss_of_raw_coils_with_the_readout_in_rows():

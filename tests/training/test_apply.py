@@ -32,7 +32,10 @@ SMALL = {
     "modl": {"unrolls": 2, "features": 8, "layers": 3, "iterations": 4},
     "unet": {"in_chans": 2, "out_chans": 2, "chans": 8, "pools": 2},
     "unet magnitude": {"in_chans": 1, "out_chans": 1, "chans": 8, "pools": 2},
+    "unet consistent": {"chans": 8, "pools": 2, "sense_steps": 2, "consistency_steps": 3},
     "e2e_varnet": {"unrolls": 2, "chans": 4, "pools": 2, "sens_chans": 2, "sens_pools": 2},
+    "e2e_varnet memory": {"unrolls": 2, "chans": 4, "pools": 2, "sens_chans": 2, "sens_pools": 2,
+                          "residual": 1, "espirit": 4, "memory": 1},
 }
 STEPS = 80
 

@@ -110,8 +110,10 @@ class Cascade(nn.Module):
         pools: Number of poolings.
         drop: Probability of dropping a channel while training.
         residual: See :class:`NormUnet`.
-        memory: Whether the U-Net sees, beside the image, the gradient of data consistency and the
-            last change of the image.
+        memory: Whether the cascades keep an image ``x`` of what they have added to k-space, descend
+            its SENSE gradient ``g = A^H (A x - y)``, and show both to the U-Net:
+            ``x <- x - step g - U(sum conj(S) F^-1 k, g, x)``, and k-space changes by ``F S`` of
+            that. Without, only the U-Net knows how coils unfold an image.
     """
 
     def __init__(
@@ -122,63 +124,70 @@ class Cascade(nn.Module):
         self.model = NormUnet(chans, pools, drop, residual, 2 if memory else 0)
         self.memory = memory
         self.dc_weight = nn.Parameter(torch.ones(1))
+        if memory:
+            self.step = nn.Parameter(torch.ones(1))
 
     def forward(
-        self, kspace: Tensor, measured: Tensor, mask: Tensor, maps: Tensor, change: Tensor
+        self, kspace: Tensor, measured: Tensor, mask: Tensor, maps: Tensor, kept: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """K-space ``(batch, coil, ky, kx)`` to the next one; the change of the image
-        ``(batch, ky, kx)`` by the last cascade to that by this one (not made without memory)."""
-        misfit = (kspace - measured) * mask.unsqueeze(-3)
+        """K-space ``(batch, coil, ky, kx)`` to the next one, and the kept image
+        ``(batch, ky, kx)`` likewise (not made without memory)."""
+        sampled = mask.unsqueeze(-3)
         image = combine_coils(kspace, maps)
         if self.memory:
-            gradient = combine_coils(misfit, maps)
-            refined = self.model(image, gradient, change)
-            change = -self.dc_weight * gradient - refined
+            wrong = fft(maps * kept.unsqueeze(1), GRID) * sampled - measured
+            gradient = combine_coils(wrong, maps)
+            change = self.step * gradient + self.model(image, gradient, kept)
+            kept = kept - change
         else:
-            refined = self.model(image)
-        following = kspace - self.dc_weight * misfit - fft(maps * refined.unsqueeze(1), GRID)
-        return following, change
+            change = self.model(image)
+        pull = self.dc_weight * (kspace - measured) * sampled
+        return kspace - pull - fft(maps * change.unsqueeze(1), GRID), kept
 
     def linearize(
-        self, kspace: Tensor, measured: Tensor, mask: Tensor, maps: Tensor, change: Tensor
+        self, kspace: Tensor, measured: Tensor, mask: Tensor, maps: Tensor, kept: Tensor
     ) -> tuple[tuple[Tensor, Tensor], Callable[..., tuple[Tensor, Tensor]]]:
-        """The next k-space and change and their derivatives at one ``(coil, ky, kx)``, without any
-        graph.
+        """The next k-space and kept image and their derivatives at one ``(coil, ky, kx)``, without
+        any graph.
 
         Returns:
             Both, and a function from tangents ``(batch, coil, ky, kx)`` of k-space, measured data
-            and maps and ``(batch, ky, kx)`` of the change to tangents of both. Without gradients.
+            and maps and ``(batch, ky, kx)`` of the kept image to tangents of both. Without
+            gradients.
         """
         with torch.no_grad():
-            misfit = (kspace - measured) * mask
             image, combine_jvp = linearize_combine_coils(kspace, maps)
-            others: list[Tensor] = []
+            before, others = kept, []
             if self.memory:
-                gradient, gradient_jvp = linearize_combine_coils(misfit, maps)
-                others = [gradient.unsqueeze(0), change.unsqueeze(0)]
-            refined, model_jvp = self.model.linearize(image.unsqueeze(0), *others)
-            following = kspace - self.dc_weight * misfit - fft(maps * refined, GRID)
+                wrong = fft(maps * before, GRID) * mask - measured
+                gradient, gradient_jvp = linearize_combine_coils(wrong, maps)
+                others = [gradient.unsqueeze(0), before.unsqueeze(0)]
+            change, model_jvp = self.model.linearize(image.unsqueeze(0), *others)
             if self.memory:
-                change = -self.dc_weight * gradient - refined[0]
+                change = change + self.step * gradient
+                kept = kept - change[0]
+            pull = self.dc_weight * mask
+            following = kspace - pull * (kspace - measured) - fft(maps * change, GRID)
 
         def jvp(
-            d_kspace: Tensor, d_measured: Tensor, d_maps: Tensor, d_change: Tensor
+            d_kspace: Tensor, d_measured: Tensor, d_maps: Tensor, d_kept: Tensor
         ) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
-                d_misfit = (d_kspace - d_measured).mul_(mask)
                 d_image = combine_jvp(d_kspace, d_maps)
                 d_others: list[Tensor] = []
                 if self.memory:
-                    d_gradient = gradient_jvp(d_misfit, d_maps)
-                    d_others = [d_gradient.unsqueeze(1), d_change.unsqueeze(1)]
-                d_refined = model_jvp(d_image.unsqueeze(1), *d_others)
-                step = d_misfit.mul_(self.dc_weight)
-                step.add_(fft((maps * d_refined).add_(d_maps * refined), GRID))
+                    d_wrong = fft((maps * d_kept.unsqueeze(1)).add_(d_maps * before), GRID)
+                    d_gradient = gradient_jvp(d_wrong.mul_(mask).sub_(d_measured), d_maps)
+                    d_others = [d_gradient.unsqueeze(1), d_kept.unsqueeze(1)]
+                d_change = model_jvp(d_image.unsqueeze(1), *d_others)
                 if self.memory:
-                    d_change = -self.dc_weight * d_gradient - d_refined[:, 0]
-                return d_kspace - step, d_change
+                    d_change = d_change + self.step * d_gradient.unsqueeze(1)
+                    d_kept = d_kept - d_change[:, 0]
+                step = (d_kspace - d_measured).mul_(pull)
+                step.add_(fft((maps * d_change).add_(d_maps * change), GRID))
+                return d_kspace - step, d_kept
 
-        return (following, change), jvp
+        return (following, kept), jvp
 
 
 def combine_coils(kspace: Tensor, maps: Tensor) -> Tensor:
@@ -224,8 +233,9 @@ class E2EVarNet(nn.Module):
             calibration lines, every U-Net's output is a correction without the mean of its input,
             and starts as next to nothing: an untrained network is the zero-filled image with maps
             of the calibration lines, from where training is much shorter.
-        memory: 0: as published. 1: every U-Net also sees the gradient of data consistency and the
-            last change of the image, from which it can learn to accelerate the descent.
+        memory: 0: as published. 1: beside k-space the cascades keep an image and descend its SENSE
+            gradient, see :class:`Cascade`; an untrained residual network is then so many steps of
+            gradient descent instead of the zero-filled image.
         espirit: 0: the sensitivity network is given the images of the calibration lines, as
             published. Above: those after so many iterations of
             :func:`snrecon.physics.soft_espirit.soft_espirit`, which are nearly coil maps already
@@ -286,9 +296,9 @@ class E2EVarNet(nn.Module):
         measured = (kspace * mask.unsqueeze(-3)).reshape(-1, *shape[-3:])
         mask, calibration = (_flat(part, shape) for part in (mask, calibration))
         maps = self.sens_net(measured, calibration)
-        current, change = measured, torch.zeros_like(measured[:, 0])
+        current, kept = measured, torch.zeros_like(measured[:, 0])
         for cascade in self.cascades:
-            current, change = cascade(current, measured, mask, maps, change)
+            current, kept = cascade(current, measured, mask, maps, kept)
         return current.reshape(shape), maps.reshape(shape)
 
     def linearize(
@@ -312,20 +322,20 @@ class E2EVarNet(nn.Module):
         with torch.no_grad():
             measured = kspace * mask
             maps, maps_jvp = self.sens_net.linearize(measured, calibration)
-            current, change = measured, torch.zeros_like(measured[0])
+            current, kept = measured, torch.zeros_like(measured[0])
             for cascade in self.cascades:
                 assert isinstance(cascade, Cascade)
-                (current, change), step = cascade.linearize(
-                    current, measured, mask, maps, change)
+                (current, kept), step = cascade.linearize(
+                    current, measured, mask, maps, kept)
                 steps.append(step)
 
         def jvp(tangents: Tensor) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
                 d_measured = tangents * mask
                 d_maps = maps_jvp(d_measured)
-                d_current, d_change = d_measured, torch.zeros_like(d_measured[:, 0])
+                d_current, d_kept = d_measured, torch.zeros_like(d_measured[:, 0])
                 for step in steps:
-                    d_current, d_change = step(d_current, d_measured, d_maps, d_change)
+                    d_current, d_kept = step(d_current, d_measured, d_maps, d_kept)
                 return d_current, d_maps
 
         return (current, maps), jvp

@@ -1,4 +1,5 @@
-"""``A^H A + lambda`` of a network's Gram operator, and the SENSE image that a few steps give."""
+"""``A^H A + lambda`` of a network's Gram operator, and what a few steps of its solver give: the
+SENSE image, and an image drawn to the data."""
 
 from __future__ import annotations
 
@@ -63,3 +64,40 @@ def linearize_sense_image(
             return tangent(tangents)
 
     return image.squeeze(0), jvp
+
+
+def consistent_image(
+    gram: Gram, b: Tensor, image: Tensor, lamda: Tensor | float, steps: int
+) -> Tensor:
+    """``image`` drawn to the data: so many steps of conjugate gradients, begun at the image,
+    towards the minimum of ``|A x - y|^2 + lambda |x - image|^2``.
+
+    Args:
+        gram: ``A^H A`` on ``(..., ky, kx)``.
+        b: ``A^H y``, ``(..., ky, kx)``.
+        image: ``(..., ky, kx)``.
+        lamda: Weight of the image; fully sampled data have weight 1.
+        steps: Their number, always all of them; 0 leaves the image as it is.
+    """
+    if steps == 0:
+        return image
+    operator = Regularised(gram, b.shape[-2:], lamda)
+    return image + conjugate_gradient(operator, b - gram(image), steps, tolerance=0).value
+
+
+def linearize_consistent_image(
+    gram: Gram, b: Tensor, image: Tensor, lamda: Tensor | float, steps: int
+) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]:
+    """:func:`consistent_image` of one ``b`` and image ``(ky, kx)`` and its derivative, a function
+    from tangents ``(batch, ky, kx)`` of both to the same. Both without gradients."""
+    if steps == 0:
+        return image, lambda d_b, d_image: d_image
+    with torch.no_grad():
+        operator = Regularised(gram, b.shape[-2:], lamda)
+        step, tangent = linearized_steps(operator, (b - gram(image)).unsqueeze(0), steps)
+
+    def jvp(d_b: Tensor, d_image: Tensor) -> Tensor:
+        with torch.no_grad():
+            return d_image + tangent(d_b - gram(d_image))
+
+    return image + step.squeeze(0), jvp

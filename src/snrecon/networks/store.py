@@ -28,16 +28,18 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "modl": MoDL,
 }
 ARGUMENTS: dict[str, tuple[str, ...]] = {
-    "unet": ("in_chans", "out_chans", "chans", "pools", "sense_steps"),
+    "unet": ("in_chans", "out_chans", "chans", "pools", "sense_steps",
+             "consistency_steps"),
     "varnet": ("unrolls", "features"),
     "e2e_varnet": ("unrolls", "chans", "pools", "sens_chans", "sens_pools", "residual",
                    "espirit", "memory"),
     "modl": ("unrolls", "features", "layers", "iterations", "implicit"),
 }
 """Constructor arguments that a file keeps, all of them whole numbers."""
-MAY_BE_ZERO = ("implicit", "residual", "sense_steps", "espirit", "memory")
+MAY_BE_ZERO = ("implicit", "residual", "sense_steps", "consistency_steps", "espirit",
+               "memory")
 LIMITS = {"pools": 8, "sens_pools": 8, "layers": 64, "implicit": 1, "residual": 1, "memory": 1,
-          "sense_steps": 1000, "espirit": 1000}
+          "sense_steps": 1000, "consistency_steps": 1000, "espirit": 1000}
 """Largest values of arguments whose size grows the network by more than its square."""
 LIMIT = 4096
 """Largest constructor argument believed: a foreign header must not ask for a giant network."""

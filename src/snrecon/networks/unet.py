@@ -23,6 +23,7 @@ from snrecon.networks.varnet import d_normalised, root_mean_square
 CLAMP = 6.0
 """fastMRI cuts the normalised magnitude image at this many standard deviations."""
 GRID = (-2, -1)
+INITIAL_LAMBDA = 0.05
 TINY = 1e-11
 """fastMRI's guard of that normalisation, in the units of the image."""
 
@@ -40,9 +41,13 @@ class Unet(nn.Module):
         sense_steps: What images it is for: 0, zero-filled ones (fastMRI); else those after so many
             steps of :func:`snrecon.networks.regularised.sense_image`. A record that goes with the
             weights; who applies the network makes the images.
+        consistency_steps: By how many steps of
+            :func:`snrecon.networks.regularised.consistent_image` its image is drawn to the data,
+            as Hyun et al., Phys Med Biol 63:135007 (2018), put the measured samples back; 0: none
+            (fastMRI). Their lambda, :attr:`lamda`, is learned.
 
     Raises:
-        InputError: for ``sense_steps`` with magnitude images.
+        InputError: for ``sense_steps`` or ``consistency_steps`` with magnitude images.
     """
 
     def __init__(
@@ -53,11 +58,15 @@ class Unet(nn.Module):
         pools: int = 4,
         drop: float = 0.0,
         sense_steps: int = 0,
+        consistency_steps: int = 0,
     ) -> None:
         super().__init__()
-        if sense_steps and in_chans != 2:
-            raise InputError("SENSE images are complex: sense_steps needs a U-Net of two channels.")
-        self.sense_steps = sense_steps
+        if (sense_steps or consistency_steps) and in_chans != 2:
+            raise InputError("SENSE images are complex: sense_steps and consistency_steps need a "
+                             "U-Net of two channels.")
+        self.sense_steps, self.consistency_steps = sense_steps, consistency_steps
+        if consistency_steps:
+            self.log_lamda = nn.Parameter(torch.tensor(math.log(INITIAL_LAMBDA)))
         self.in_chans, self.out_chans, self.chans, self.pools = in_chans, out_chans, chans, pools
         self.drop = drop
         widths = [chans * 2**level for level in range(pools + 1)]
@@ -73,6 +82,11 @@ class Unet(nn.Module):
             self.up_conv.append(_ConvBlock(2 * width, width, drop))
         last = self.up_conv[-1]
         self.up_conv[-1] = nn.Sequential(last, nn.Conv2d(chans, out_chans, kernel_size=1))
+
+    @property
+    def lamda(self) -> Tensor:
+        """Weight of the image against the data's, positive; 1 is that of fully sampled data."""
+        return self.log_lamda.exp()
 
     def start_small(self, deviation: float = 1e-3) -> None:
         """Draw the last layer's weights so small that the output is next to nothing."""

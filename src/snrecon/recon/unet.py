@@ -12,7 +12,12 @@ from torch import Tensor, nn
 from snrecon.data import Scan
 from snrecon.errors import InputError
 from snrecon.networks.linearized import untouched
-from snrecon.networks.regularised import linearize_sense_image, sense_image
+from snrecon.networks.regularised import (
+    consistent_image,
+    linearize_consistent_image,
+    linearize_sense_image,
+    sense_image,
+)
 from snrecon.networks.unet import Unet as Network
 from snrecon.networks.unet import (
     complex_unet,
@@ -50,7 +55,8 @@ class UNet(Reconstructor):
     - two channels: the complex matched-filter image in SNR units (see
       :class:`snrecon.recon.varnet.VarNet`), or, for weights made for that (``sense_steps``), the
       image after so many steps of CG-SENSE, to a complex image, the object in the units of the
-      maps, exactly zero where all maps are;
+      maps, exactly zero where all maps are; for weights that say so (``consistency_steps``) drawn
+      to the data at the end;
     - one channel: a magnitude image, its mean and standard deviation normalised and cut at +-6 of
       them, to a real image. With ``combine="matched"`` that is the modulus of the image above;
       with ``"rss"`` the root sum of squares of the coils as stored, which needs neither maps nor
@@ -110,9 +116,9 @@ class UNet(Reconstructor):
             return bind_planes(self, scan)
         require_size(self._network, self.crop or scan.grid, scan, self.name)
         network = fitted(self._network, scan.kspace)
-        steps = _sense_steps(network)
+        extras = {name: _steps(network, name) for name in ("sense_steps", "consistency_steps")}
         details = {"weights": self.weights, "images": "complex" if self._complex else "magnitude",
-                   **({"sense_steps": steps} if steps else {})}
+                   **{name: steps for name, steps in extras.items() if steps}}
         if self.combine == "rss":
             function, linearize = self._root_sum_of_squares(network, scan)
             return Bound(
@@ -157,23 +163,33 @@ class UNet(Reconstructor):
         return function, linearize
 
 
-def _sense_steps(network: nn.Module) -> int:
-    return int(getattr(network, "sense_steps", 0))
+def _steps(network: nn.Module, which: str) -> int:
+    """``sense_steps`` or ``consistency_steps`` of a network, which one of a user need not have."""
+    return int(getattr(network, which, 0))
 
 
 def _complex(network: nn.Module, units: SnrUnits) -> tuple[Function, Linearize]:
     """The complex image in SNR units through the network, and its derivative."""
-    adjoint, support, inverse = units.adjoint, units.support, units.inverse
-    steps, gram = _sense_steps(network), units.gram
+    adjoint, support, inverse, gram = units.adjoint, units.support, units.inverse, units.gram
+    before, after = _steps(network, "sense_steps"), _steps(network, "consistency_steps")
+    lamda = cast(Network, network).lamda if after else 0.0
 
     def function(kspace: Tensor) -> Tensor:
-        z = sense_image(gram, adjoint(kspace), steps)
-        return complex_unet(network, z, support) * inverse
+        b = adjoint(kspace)
+        image = complex_unet(network, sense_image(gram, b, before), support)
+        return consistent_image(gram, b, image, lamda, after) * inverse
 
     def linearize(kspace: Tensor) -> tuple[Tensor, Function]:
-        z, solve = linearize_sense_image(gram, adjoint(kspace), steps)
-        image, jvp = linearize_complex_unet(cast(Network, network), z, support)
-        return image * inverse, lambda tangents: jvp(solve(adjoint(tangents))) * inverse
+        b = adjoint(kspace)
+        z, solve = linearize_sense_image(gram, b, before)
+        image, unet_jvp = linearize_complex_unet(cast(Network, network), z, support)
+        image, draw = linearize_consistent_image(gram, b, image, lamda, after)
+
+        def jvp(tangents: Tensor) -> Tensor:
+            d_b = adjoint(tangents)
+            return draw(d_b, unet_jvp(solve(d_b))) * inverse
+
+        return image * inverse, jvp
 
     return function, linearize
 

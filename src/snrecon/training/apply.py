@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from snrecon.networks.e2e_varnet import E2EVarNet, calibration_samples, combine_coils
 from snrecon.networks.modl import MoDL
-from snrecon.networks.regularised import sense_image
+from snrecon.networks.regularised import consistent_image, sense_image
 from snrecon.networks.store import NETWORKS
 from snrecon.networks.unet import Unet, complex_unet, magnitude_unet
 from snrecon.networks.varnet import VarNet
@@ -37,7 +37,12 @@ def apply(network: nn.Module, batch: Batch) -> Tensor:
         if network.in_chans == 1:
             return magnitude_unet(network, batch.b.abs())
         gram = batch_gram(batch.maps, batch.mask)
-        return complex_unet(network, sense_image(gram, batch.b, network.sense_steps), batch.support)
+        z = sense_image(gram, batch.b, network.sense_steps)
+        image = complex_unet(network, z, batch.support)
+        if network.consistency_steps == 0:
+            return image
+        return consistent_image(
+            gram, batch.b, image, network.lamda, network.consistency_steps)
     assert isinstance(network, E2EVarNet)
     calibration = torch.stack([calibration_samples(mask) for mask in batch.mask])
     kspace, _ = network.predict(batch.kspace, batch.mask, calibration)
