@@ -16,11 +16,11 @@ def unet(channels: int = 2, seed: int = 0, **options: int) -> Unet:
     return Unet(channels, channels, 3, 2, **options).requires_grad_(False)
 
 
-def e2e_varnet(seed: int = 0, residual: int = 0) -> E2EVarNet:
+def e2e_varnet(seed: int = 0, **options: int) -> E2EVarNet:
     torch.manual_seed(seed)
-    network = E2EVarNet(2, 3, 2, 2, 2, residual=residual).requires_grad_(False)
+    network = E2EVarNet(2, 3, 2, 2, 2, **options).requires_grad_(False)
     for part in network.modules():
-        if residual and isinstance(part, Unet):
+        if options.get("residual") and isinstance(part, Unet):
             part.start_small(0.3)  # lively
     return network
 

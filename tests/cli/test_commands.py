@@ -262,7 +262,7 @@ def test_as_a_module_and_as_a_script(scan_file: Path) -> None:
     assert script is not None
     for words in ([sys.executable, "-m", "snrecon", "--version"], [script, "info", str(scan_file)]):
         done = subprocess.run(words, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, done.err
         assert ("32 x 32" if "info" in words else package.__version__) in done.stdout
         assert done.stderr == ""
 
@@ -308,3 +308,12 @@ def test_a_network_on_a_volume(snrecon: Run, out: Path) -> None:
         np.testing.assert_allclose(file["image"][()], result.image.numpy(), rtol=1e-4, atol=1e-5)
     plane = package.recon.load("varnet")(scan)
     torch.testing.assert_close(result.image[..., 0], plane, rtol=1e-3, atol=1e-3)
+
+
+def test_recon_says_what_made_the_image(snrecon: Run, scan_file: Path, out: Path) -> None:
+    done = snrecon("recon", scan_file, "--method", "modl", "--out", out / "image.h5")
+    assert done.code == 0, done.err
+    with h5py.File(out / "image.h5") as file:
+        details = json.loads(file.attrs["details"])
+    assert details["weights"] == "brain"
+    assert "frozen" in details

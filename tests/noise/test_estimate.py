@@ -11,7 +11,7 @@ from torch import Tensor
 
 from snrecon.data import Scan
 from snrecon.errors import InputError, SnreconWarning
-from snrecon.noise import linearity_check, noise_map
+from snrecon.noise import linearity_check, noise_map, roi
 from snrecon.physics.fourier import ifft
 from snrecon.recon.sense import Sense
 from snrecon.recon.zero_filled import ZeroFilled
@@ -98,6 +98,20 @@ def test_a_function_that_loses_its_derivative_falls_back_to_replicas(scan: Scan,
     inside = expected > 0
     ratio = (result.sigma[inside] / expected[inside]).mean()
     assert float(ratio) == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_exact_rows_of_a_detached_function_are_refused(scan: Scan, share: float) -> None:
+    """All of the derivative lost, or half of it."""
+    inner = ZeroFilled("rss").bind(scan)
+
+    def broken(kspace: Tensor) -> Tensor:
+        return inner(share * kspace + (1 - share) * kspace.detach())
+
+    with pytest.raises(InputError, match="disagree with finite differences"):
+        noise_map(broken, scan, estimator="exact")
+    with pytest.raises(InputError, match="disagree with finite differences"):
+        roi(broken, scan, torch.ones(scan.grid, dtype=torch.bool))
 
 
 def test_sketch_of_a_detached_function_is_an_error_not_a_zero_map(scan: Scan) -> None:

@@ -269,3 +269,9 @@ def test_a_network_that_loses_its_derivative_is_found_out(way):
     wanted = noise_map(ImageModule(nn.Identity(), normalise=False), scan, estimator="exact").sigma
     inside = wanted > 0
     assert float((result.sigma[inside] / wanted[inside]).mean()) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("adapter", [ImageModule, lambda f: KspaceModule(f, ("kspace",), "kspace")])
+def test_what_is_no_network_is_refused(adapter):
+    with pytest.raises(InputError, match=r"must be a torch\.nn\.Module, not function"):
+        adapter(lambda x: x)

@@ -18,7 +18,7 @@ from snrecon.networks.unet import INITIAL_LAMBDA, complex_unet, magnitude_unet
 from snrecon.noise import noise_map
 from snrecon.physics.fourier import ifft
 from snrecon.physics.gram import FourierGram
-from snrecon.recon import E2EVarNet, MoDL, UNet
+from snrecon.recon import E2EVarNet, MoDL, UNet, VarNet
 from snrecon.recon.registry import load
 from support import random_complex
 
@@ -50,6 +50,7 @@ VARIANTS = {
     "unet published": lambda: UNet(nets.unet(1), published=True, crop=(12, 11)),
     "e2e_varnet": lambda: E2EVarNet(nets.e2e_varnet()),
     "e2e_varnet residual": lambda: E2EVarNet(nets.e2e_varnet(residual=1)),
+    "e2e_varnet memory": lambda: E2EVarNet(nets.e2e_varnet(residual=1, espirit=6, memory=1)),
     "e2e_varnet rss": lambda: E2EVarNet(nets.e2e_varnet(), combine="rss"),
     "e2e_varnet published": lambda: E2EVarNet(nets.e2e_varnet(), published=True, crop=(12, 11)),
     "modl": lambda: MoDL(nets.modl()),
@@ -220,8 +221,13 @@ def test_modl_can_be_told_to_solve_exactly():
     torch.testing.assert_close(exact(scan), MoDL(nets.modl(1))(scan))
     assert network.implicit == 0, "the user's network is left alone"
     assert not torch.allclose(exact(scan), MoDL(network)(scan), rtol=1e-6)
+
+    class Other(torch.nn.Module):
+        def forward(self, b, gram, support):
+            return b
+
     with pytest.raises(InputError, match="no choice"):
-        MoDL(torch.nn.Identity(), implicit=True)
+        MoDL(Other(), implicit=True)
 
 
 def test_what_is_frozen():
@@ -380,3 +386,15 @@ def test_networks_of_ones_own_go_through_torch():
     own += [E2EVarNet(Again(1, 2, 2, 2, 2), combine=c) for c in ("matched", "rss")]
     for recon in own:
         assert recon.bind(scan).linearize is None
+
+
+@pytest.mark.parametrize("method", [UNet, MoDL, VarNet, E2EVarNet])
+def test_a_network_that_is_called_otherwise_is_refused(method):
+    class Other(torch.nn.Module):
+        in_chans = out_chans = 2
+
+        def forward(self, x, y, z, last):
+            return x
+
+    with pytest.raises(InputError, match=f"^{method.name} needs a network that takes .*Other"):
+        method(Other())

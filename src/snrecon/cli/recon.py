@@ -29,8 +29,8 @@ def run(args: argparse.Namespace) -> None:
     recon = load_method(args)
     scan = load_scan(args)
     started = time.time()
-    image, units = recon.reconstruct(scan)
-    save_image(image, out, scan=scan, method=args.method, units=units)
+    image, units, details = recon.reconstruct(scan)
+    save_image(image, out, scan=scan, method=args.method, units=units, metadata=details)
     shape = "x".join(map(str, image.shape))
     print(f"{args.method}: image {shape}, acceleration {scan.acceleration:.2f}")
     for path in output.written(out, started):

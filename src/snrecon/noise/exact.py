@@ -14,6 +14,7 @@ from torch import Tensor
 
 from snrecon.data import NoiseMap
 from snrecon.errors import InputError
+from snrecon.noise.derivative import require_derivative
 from snrecon.noise.memory import CPU_CAP, chunk_size, peak_bytes
 from snrecon.noise.moments import Moments
 from snrecon.noise.problem import Problem, Progress
@@ -50,7 +51,8 @@ def exact(
         evaluations of f.
 
     Raises:
-        NotDifferentiableError: if f has no reverse mode.
+        NotDifferentiableError: if f has no reverse mode, or one that disagrees with finite
+            differences.
         InputError: if ``voxels`` does not have the image's shape, or the state file is of
             something else.
     """
@@ -61,6 +63,7 @@ def exact(
             f"voxels must be a boolean array of the image's shape {tuple(image.shape)}, not "
             f"{wanted.dtype} of {tuple(wanted.shape)}."
         )
+    checked = require_derivative(problem, transposed=True)
     index = wanted.flatten().nonzero()[:, 0]
     parts = 2 if image.is_complex() else 1
     covariance, resumed = _stored(problem, wanted, state_file)
@@ -97,7 +100,7 @@ def exact(
             _store(problem, wanted, state_file, covariance, start)
     count = parts * len(index)
     cost = seconds / timed / forward_seconds(problem) if timed else 1.0
-    facts = {**(details or {}), "vjps": count, "forward_passes_per_vjp": cost}
+    facts = {**(details or {}), **checked, "vjps": count, "forward_passes_per_vjp": cost}
     if voxels is not None:
         facts["voxels"] = len(index)
     return assemble(

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from snrecon.data import Scan
 from snrecon.errors import InputError
+from snrecon.noise.derivative import require_derivative
 from snrecon.noise.exact import rows
 from snrecon.noise.problem import Problem, Reconstruction
+from snrecon.physics.jacobian import NotDifferentiableError
 from snrecon.physics.operators import Encoding
 
 
@@ -55,10 +57,12 @@ def roi(recon: Reconstruction, scan: Scan, mask: Tensor) -> RegionNoise:
         Value, standard deviation, and the share of every k-space sample in the variance.
 
     Raises:
-        InputError: if ``mask`` does not fit the image or is empty.
+        InputError: if ``mask`` does not fit the image or is empty, or the derivative is not that of
+            finite differences.
     """
     problem = Problem.of(recon, scan)
     weights = _weights(problem, mask)
+    _checked(problem, transposed=True)
     gradient = problem.linearization.vjp(weights[None])[0] * problem.scan.sampled
     row = problem.colouring.H(gradient)
     variance = float((row.abs().double() ** 2).sum()) / 2
@@ -96,6 +100,7 @@ def psf(recon: Reconstruction, scan: Scan, voxel: tuple[int, ...]) -> Tensor:
     """
     problem = Problem.of(recon, scan)
     unit = _unit(problem, voxel)
+    _checked(problem, transposed=True)
     row = rows(problem, unit[None])
     variance = (row.abs() ** 2).sum() / 2
     if float(variance) == 0:
@@ -129,8 +134,17 @@ def local_response(recon: Reconstruction, scan: Scan, voxel: tuple[int, ...]) ->
         raise InputError("the signal response needs coil maps: give them with the scan.")
     if tuple(unit.shape) != tuple(maps.shape[1:]):
         raise InputError("the signal response needs an image on the grid of the coil maps.")
+    _checked(problem, transposed=False)
     change = Encoding(maps, scan.sampled)(unit.to(maps.dtype))
     return problem.linearization.jvp(change[None])[0]
+
+
+def _checked(problem: Problem, transposed: bool) -> None:
+    """InputError where the Jacobian products are not to be trusted."""
+    try:
+        require_derivative(problem, transposed=transposed)
+    except NotDifferentiableError as error:
+        raise InputError(f"{problem.scan.source}: {error}.") from error
 
 
 def _unit(problem: Problem, voxel: tuple[int, ...]) -> Tensor:

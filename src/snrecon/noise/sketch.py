@@ -7,19 +7,15 @@ across the image's phase are kept apart, moments are streamed, and the error com
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor
 
-from snrecon.errors import SnreconWarning
+from snrecon.noise.derivative import require_derivative
 from snrecon.noise.problem import Problem, Progress, probe_generator
 from snrecon.noise.sampling import StateFile, run
 from snrecon.noise.state import State
-from snrecon.physics.jacobian import NotDifferentiableError
 
 STREAM = 1
-CHECK_STREAM = 3
 
 
 def random_phase(problem: Problem, seed: int, indices: range) -> Tensor:
@@ -36,33 +32,6 @@ def random_phase(problem: Problem, seed: int, indices: range) -> Tensor:
         for k in indices
     ]
     return torch.stack(probes).to(kspace.device)
-
-
-def check_derivative(problem: Problem, seed: int) -> float:
-    """Relative disagreement of ``J n`` with a small central difference, in the RMS over the image.
-
-    A user's function that leaves automatic differentiation on the way (``detach``, ``no_grad``,
-    numpy) has Jacobian products that are wrong without any error: this is where it shows.
-    """
-    kspace = problem.scan.kspace
-    noise = problem.colouring.sample(probe_generator(seed, 0, CHECK_STREAM), kspace.dtype)
-    product = problem.linearization.jvp(noise[None])[0]
-    f = problem.bound.function
-    # Small enough for curvature to vanish, large enough for rounding: sqrt of the unit roundoff
-    # relative to the data, but never more than the noise itself.
-    eps = torch.finfo(kspace.real.dtype).eps
-    ratio = float(torch.linalg.vector_norm(kspace) / torch.linalg.vector_norm(noise))
-    step = min(max(eps**0.5 * ratio, 1e-3), 0.5)
-    with torch.no_grad():
-        difference = (f(kspace + step * noise) - f(kspace - step * noise)) / (2 * step)
-    size = torch.linalg.vector_norm(difference)
-    if float(size) == 0:
-        return 0.0 if float(torch.linalg.vector_norm(product)) == 0 else float("inf")
-    return float(torch.linalg.vector_norm(product - difference) / size)
-
-
-DISAGREEMENT = 0.3
-"""More than this and the Jacobian products are not those of f."""
 
 
 def sketch(
@@ -99,22 +68,7 @@ def sketch(
     def sampler(indices: range) -> Tensor:
         return problem.linearization.jvp(colouring(random_phase(problem, seed, indices)))
 
-    facts = dict(details or {})
-    if not problem.bound.linear:
-        disagreement = check_derivative(problem, seed)
-        facts["derivative_check"] = disagreement
-        if not disagreement <= DISAGREEMENT:
-            raise NotDifferentiableError(
-                "the Jacobian products of the reconstruction disagree with finite differences by "
-                f"{disagreement:.0%}: it may detach its data, run under no_grad, or draw at random"
-            )
-        if disagreement > DISAGREEMENT / 3:
-            warnings.warn(
-                f"Jacobian products and finite differences of the reconstruction differ by "
-                f"{disagreement:.0%}; see noise.linearity_check.",
-                SnreconWarning,
-                stacklevel=2,
-            )
+    facts = {**(details or {}), **require_derivative(problem, seed)}
     state = run(
         problem,
         sampler,

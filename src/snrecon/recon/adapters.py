@@ -31,6 +31,16 @@ Input = Literal["kspace", "mask", "maps"]
 Output = Literal["image", "image_pairs", "kspace"]
 
 
+def _evaluated(module: nn.Module) -> nn.Module:
+    """The network in evaluation mode; InputError for what is not one."""
+    if not isinstance(module, nn.Module):
+        raise InputError(
+            f"the network must be a torch.nn.Module, not {type(module).__name__}; a function of "
+            "k-space is given to noise_map as it is."
+        )
+    return module.eval()
+
+
 class ImageModule(Reconstructor):
     """A network of images on the zero-filled matched-filter image in SNR units.
 
@@ -49,9 +59,9 @@ class ImageModule(Reconstructor):
             multiply after it, differentiated like everything else. Otherwise it sees SNR units.
 
     Raises:
-        InputError: for other ``channels``, and (when bound) a 3D grid without an axis along which
-            the mask is constant, a scan whose noise is not known, or a network that returns another
-            shape.
+        InputError: for what is no network, other ``channels``, and (when bound) a 3D grid without
+            an axis along which the mask is constant, a scan whose noise is not known, or a network
+            that returns another shape.
     """
 
     name = "image_module"
@@ -63,7 +73,8 @@ class ImageModule(Reconstructor):
             raise InputError(
                 f"channels must be 'pairs', 'complex' or 'magnitude', not {channels!r}."
             )
-        self.channels, self.normalise, self._module = channels, normalise, module.eval()
+        self.channels, self.normalise = channels, normalise
+        self._module = _evaluated(module)
 
     def bind(self, scan: Scan, generator: torch.Generator | None = None) -> Bound:
         """k-space ``(..., coil, *grid)`` to image ``(..., *grid)``."""
@@ -163,7 +174,7 @@ class KspaceModule(Reconstructor):
             raise InputError(f"coils are combined by 'matched' or 'rss', not {combine!r}.")
         self.inputs, self.output, self.combine, self.pairs = tuple(inputs), output, combine, pairs
         self.whiten, self.readout_first, self.mask_lines = whiten, readout_first, mask_lines
-        self._module = module.eval()
+        self._module = _evaluated(module)
 
     def bind(self, scan: Scan, generator: torch.Generator | None = None) -> Bound:
         """k-space ``(..., coil, *grid)`` to image ``(..., *grid)``."""

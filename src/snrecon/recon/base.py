@@ -80,19 +80,22 @@ class Reconstructor(ABC):
         """
         return self.reconstruct(scan)[0]
 
-    def reconstruct(self, scan: Scan) -> tuple[Tensor, str]:
-        """The image, ``(*grid)`` or ``(slice, ky, kx)`` for a stack, and its unit in words.
+    def reconstruct(self, scan: Scan) -> tuple[Tensor, str, dict[str, Any]]:
+        """The image, ``(*grid)`` or ``(slice, ky, kx)`` for a stack, its unit in words, and what
+        the method says of itself (weights, lambda, what was frozen; of a stack's last slice).
 
         Raises:
             InputError: if the method does not fit the scan, which the sentence names.
         """
         images, units = [], ""
+        details: dict[str, Any] = {}
         with naming(scan.source):
             for one in scan:
                 bound = self.bind(one)
                 images.append(bound(one.kspace))
                 units = bound.units
-        return images[0] if scan.layout == "grid" else torch.stack(images), units
+                details = {**bound.details, "frozen": list(bound.frozen)}
+        return images[0] if scan.layout == "grid" else torch.stack(images), units, details
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if not k.startswith("_"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,15 @@ from snrecon.networks.store import load_weights
 
 Combine = Literal["matched", "rss"]
 """Coils by the matched filter, or as root sum of squares."""
+
+
+TAKES = {
+    "unet": ("images",),
+    "varnet": ("b", "gram", "support"),
+    "modl": ("b", "gram", "support"),
+    "e2e_varnet": ("kspace", "mask", "calibration"),
+}
+"""What a network of each method is called with."""
 
 
 def require_size(network: nn.Module, grid: tuple[int, ...], scan: Scan, method: str) -> None:
@@ -33,13 +43,33 @@ def named_network(method: str, weights: str | Path | nn.Module) -> tuple[str, nn
     (``.pt``, ``.pth``, ``.ckpt``), or that of a ``.safetensors`` file or a shipped name.
 
     Raises:
-        InputError: for unknown or damaged weights.
+        InputError: for unknown or damaged weights, or a network that is called otherwise than those
+            of this method.
     """
     if isinstance(weights, nn.Module):
+        _require_call(method, weights)
         return type(weights).__name__, weights
     if is_torch_file(weights):
         return str(weights), convert(method, weights)
     return str(weights), load_weights(method, weights)
+
+
+def _require_call(method: str, network: nn.Module) -> None:
+    """InputError for a network of one's own that does not take what the method hands it."""
+    call = getattr(network, "predict", None) if method == "e2e_varnet" else network.forward
+    given = TAKES[method]
+    try:
+        if call is None:
+            raise TypeError
+        inspect.signature(call).bind(*given)
+    except TypeError as error:
+        form = f"{'predict' if method == 'e2e_varnet' else 'a call'} with ({', '.join(given)})"
+        raise InputError(
+            f"{method} needs a network that takes {form}, which {type(network).__name__} does not; "
+            "ImageModule and KspaceModule wrap other networks of images and of k-space."
+        ) from error
+    except ValueError:
+        return  # no signature to be read: the call itself will tell
 
 
 def coil_options(

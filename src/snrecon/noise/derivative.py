@@ -1,0 +1,80 @@
+"""Whether the Jacobian products of a reconstruction are those of its function."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from snrecon.errors import SnreconWarning
+from snrecon.noise.problem import Problem, probe_generator
+from snrecon.physics.jacobian import NotDifferentiableError
+
+STREAM = 3
+DISAGREEMENT = 0.3
+"""More than this and the Jacobian products are not those of f."""
+
+
+def require_derivative(
+    problem: Problem, seed: int = 0, *, transposed: bool = False
+) -> dict[str, object]:
+    """Compare Jacobian products with a small central difference along one draw of the noise.
+
+    A user's function that leaves automatic differentiation on the way (``detach``, ``no_grad``,
+    numpy) has products that are wrong without any error: this is where it shows. Linear functions
+    are their own derivative and are not checked.
+
+    Args:
+        problem: Function, scan and noise.
+        seed: Of the draw.
+        transposed: Check ``J^T`` instead of ``J``: with the difference d along the noise n,
+            ``<J^T d, n>`` must be ``|d|^2``.
+
+    Returns:
+        The relative disagreement as ``derivative_check``, for the metadata; empty for linear ones.
+
+    Raises:
+        NotDifferentiableError: if f has no such products, or they disagree by more than 30 %. From
+            10 % there is a warning.
+    """
+    if problem.bound.linear:
+        return {}
+    noise, difference = _difference(problem, seed)
+    size = float(torch.linalg.vector_norm(difference))
+    if transposed:
+        back = problem.linearization.vjp(difference[None])[0]
+        missing = abs(float((back.conj() * noise).real.sum()) - size**2)
+        scale = size**2
+    else:
+        product = problem.linearization.jvp(noise[None])[0]
+        missing = float(torch.linalg.vector_norm(product - difference))
+        scale = size
+    found = missing / scale if scale > 0 else (0.0 if missing == 0 else float("inf"))
+    if not found <= DISAGREEMENT:
+        raise NotDifferentiableError(
+            "the Jacobian products of the reconstruction disagree with finite differences by "
+            f"{found:.0%}: it may detach its data, run under no_grad, or draw at random"
+        )
+    if found > DISAGREEMENT / 3:
+        warnings.warn(
+            "Jacobian products and finite differences of the reconstruction differ by "
+            f"{found:.0%}; see noise.linearity_check.",
+            SnreconWarning,
+            stacklevel=3,
+        )
+    return {"derivative_check": found}
+
+
+def _difference(problem: Problem, seed: int) -> tuple[Tensor, Tensor]:
+    """A draw of the noise and the central difference of f along it."""
+    kspace = problem.scan.kspace
+    noise = problem.colouring.sample(probe_generator(seed, 0, STREAM), kspace.dtype)
+    f = problem.bound.function
+    # Small enough for curvature to vanish, large enough for rounding: sqrt of the unit roundoff
+    # relative to the data, but never more than the noise itself.
+    eps = torch.finfo(kspace.real.dtype).eps
+    ratio = float(torch.linalg.vector_norm(kspace) / torch.linalg.vector_norm(noise))
+    step = min(max(eps**0.5 * ratio, 1e-3), 0.5)
+    with torch.no_grad():
+        return noise, (f(kspace + step * noise) - f(kspace - step * noise)) / (2 * step)
