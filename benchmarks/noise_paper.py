@@ -19,6 +19,7 @@ A noise level alpha means a scan with alpha times the noise SD: noise of SD ``sq
 times the measured one is added to the data, and the covariance told to every method grows with it.
 
     python -m benchmarks.noise_paper [--quick] [--grid] [--named] [--samples 200] [--part 1/2]
+                                      [--finished]
 
 Every cell is kept under ``build/benchmarks/noise_paper``, and in ``results/noise_paper.json`` once
 gathered (:mod:`benchmarks.cells`), and not run again; a named cell of many
@@ -188,6 +189,11 @@ def against_exact(state: State, truth: Tensor, voxels: Tensor) -> tuple[float, f
             float(error.square().mean().sqrt() / size))
 
 
+def state_path(setting: Setting, name: str, cache: Path = CACHE) -> Path:
+    """Where the samples of a named cell are kept."""
+    return cache / f"{setting.name}-{weights_checksum(setting.network)[:12]}-{name}.h5"
+
+
 def state_of(
     setting: Setting, problem: Problem, name: str, cache: Path | None = CACHE
 ) -> State:
@@ -196,8 +202,7 @@ def state_of(
     file = None
     if cache is not None and setting.many:
         cache.mkdir(parents=True, exist_ok=True)
-        weights = weights_checksum(setting.network)[:12]
-        file = StateFile.at(cache / f"{setting.name}-{weights}-{name}.h5")
+        file = StateFile.at(state_path(setting, name, cache))
     options: dict[str, Any] = {"tolerance": 0, "state_file": file}
     if name == "sketch":
         return sketch(problem, max_passes=setting.probes, seed=1, **options)
@@ -206,13 +211,20 @@ def state_of(
     return replicas(problem, max_passes=setting.samples, seed=2, **options)
 
 
-def measure(setting: Setting, cache: Path | None = CACHE) -> Cell:
-    """One cell, from the cache if it was run with these weights."""
-    weights = weights_checksum(setting.network)
+def finished(setting: Setting, cache: Path | None = CACHE) -> Cell | None:
+    """A cell that was run with these weights."""
     found = cells.read(cache, setting.name)
-    if found is not None and found["weights"] == weights:
-        pairs = ("seconds", "exact_sketch", "exact_replicas")
-        return Cell(**{**found, **{k: tuple(found[k]) for k in pairs if found[k]}})
+    if found is None or found["weights"] != weights_checksum(setting.network):
+        return None
+    pairs = ("seconds", "exact_sketch", "exact_replicas")
+    return Cell(**{**found, **{k: tuple(found[k]) for k in pairs if found[k]}})
+
+
+def measure(setting: Setting, cache: Path | None = CACHE) -> Cell:
+    """One cell, run unless it was."""
+    done = finished(setting, cache)
+    if done is not None:
+        return done
     chosen = setting.case()
     problem = Problem.of(load(setting.network), chosen.scan)
     pair = (_seconds(sketch, problem), _seconds(replicas, problem))
@@ -229,7 +241,7 @@ def measure(setting: Setting, cache: Path | None = CACHE) -> Cell:
         truth = exact(problem, voxels=voxels).sigma_complex
         more["exact_sketch"] = against_exact(probes, truth, voxels)
         more["exact_replicas"] = against_exact(samples, truth, voxels)
-    cell = Cell(weights=weights, acceleration=chosen.scan.acceleration,
+    cell = Cell(weights=weights_checksum(setting.network), acceleration=chosen.scan.acceleration,
                 residual=checked.overall, predicted=1 / checked.ratio,
                 predicted_error=checked.ratio_error / checked.ratio**2, seconds=pair, bytes=size,
                 **compare(probes, samples, chosen.head), **more)
@@ -281,6 +293,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=200, help="of every cell of the grid")
     parser.add_argument("--networks", nargs="*", default=NETWORKS, help="others: nothing is kept")
     parser.add_argument("--part", default="1/1", metavar="I/N", help="only every N-th cell")
+    parser.add_argument("--finished", action="store_true", help="report what is there, run nothing")
     args = parser.parse_args()
     if args.quick:
         setting = Setting("pulseq", args.networks[0], 8.0, 5.0, "random", 16, 16)
@@ -290,6 +303,8 @@ def main() -> None:
     deep = named(args.networks) if both or args.named else []
     wide = full_grid(args.networks, args.samples) if both or args.grid else []
     part, parts = (int(number) for number in args.part.split("/"))
+    if args.finished:
+        deep, wide = ([s for s in some if finished(s)] for some in (deep, wide))
     settings = [*deep, *wide][part - 1 :: parts]
     done = {}
     for number, setting in enumerate(settings, start=1):

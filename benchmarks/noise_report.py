@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from benchmarks.noise_paper import (
     Setting,
     sigma_complex,
     state_of,
+    state_path,
 )
 from benchmarks.real_scans import ROOT
 from benchmarks.table import insert, publish, table
@@ -128,38 +129,36 @@ def _drawing(width: float, height: float) -> Any:
     return drawing
 
 
-def maps_picture(settings: Sequence[Setting], path: Path) -> None:
-    """Image, SD by sketch, by Monte Carlo, and their difference ten times enlarged, a network a
-    row, in the head."""
-    drawing = _drawing(11.5, 2.75 * len(settings))
-    panels = drawing.subplots(len(settings), 4, squeeze=False)
-    for row, setting in zip(panels, settings, strict=True):
-        chosen = setting.case()
-        problem = Problem.of(load(setting.network), chosen.scan)
-        (a, _), (b, _) = (sigma_complex(state_of(setting, problem, name))
-                          for name in ("sketch", "replicas"))
-        ys, xs = (torch.nonzero(chosen.head.any(d)).flatten() for d in (1, 0))
-        window = (slice(max(int(ys[0]) - 3, 0), int(ys[-1]) + 4),
-                  slice(max(int(xs[0]) - 3, 0), int(xs[-1]) + 4))
-        image = problem.image.abs()
-        top = float(np.quantile(b[chosen.head].numpy(), 0.99))
-        unit = "complex noise SD"
-        shown = [
-            ("image", image, "gray", float(np.quantile(image[chosen.head].numpy(), 0.985)), False),
-            (f"sketch, {setting.probes} probes", a, "viridis", top, True),
-            (f"Monte Carlo, {setting.samples} replicas", b, "viridis", top, True),
-            ("|difference|", (a - b).abs(), "magma", top / 10, True),
-        ]
-        for axes, (title, values, colours, limit, masked) in zip(row, shown, strict=True):
-            hidden = ~chosen.head[window].numpy() & masked
-            axes.set_facecolor("0.82")
-            drawn = axes.imshow(np.ma.masked_where(hidden, values[window].numpy()), cmap=colours,
-                                vmin=0, vmax=limit, interpolation="nearest")
-            axes.set(xticks=[], yticks=[])
-            axes.set_title(title, fontsize=11)
-            bar = drawing.colorbar(drawn, ax=axes, fraction=0.05, pad=0.02)
-            bar.set_label(f"{'|x|' if title == 'image' else 'SD'} / {unit}", fontsize=8)
-        row[0].set_ylabel(setting.network, fontsize=12)
+def maps_picture(setting: Setting, path: Path) -> None:
+    """Image, SD by sketch, by Monte Carlo, and their difference ten times enlarged, in the head."""
+    drawing = _drawing(11.5, 2.75)
+    row = drawing.subplots(1, 4)
+    chosen = setting.case()
+    problem = Problem.of(load(setting.network), chosen.scan)
+    (a, _), (b, _) = (sigma_complex(state_of(setting, problem, name))
+                      for name in ("sketch", "replicas"))
+    ys, xs = (torch.nonzero(chosen.head.any(d)).flatten() for d in (1, 0))
+    window = (slice(max(int(ys[0]) - 3, 0), int(ys[-1]) + 4),
+              slice(max(int(xs[0]) - 3, 0), int(xs[-1]) + 4))
+    image = problem.image.abs()
+    top = float(np.quantile(b[chosen.head].numpy(), 0.99))
+    unit = "complex noise SD"
+    shown = [
+        ("image", image, "gray", float(np.quantile(image[chosen.head].numpy(), 0.985)), False),
+        (f"sketch, {setting.probes} probes", a, "viridis", top, True),
+        (f"Monte Carlo, {setting.samples} replicas", b, "viridis", top, True),
+        ("|difference|", (a - b).abs(), "magma", top / 10, True),
+    ]
+    for axes, (title, values, colours, limit, masked) in zip(row, shown, strict=True):
+        hidden = ~chosen.head[window].numpy() & masked
+        axes.set_facecolor("0.82")
+        drawn = axes.imshow(np.ma.masked_where(hidden, values[window].numpy()), cmap=colours,
+                            vmin=0, vmax=limit, interpolation="nearest")
+        axes.set(xticks=[], yticks=[])
+        axes.set_title(title, fontsize=11)
+        bar = drawing.colorbar(drawn, ax=axes, fraction=0.05, pad=0.02)
+        bar.set_label(f"{'|x|' if title == 'image' else 'SD'} / {unit}", fontsize=8)
+    row[0].set_ylabel(setting.network, fontsize=12)
     path.parent.mkdir(parents=True, exist_ok=True)
     drawing.savefig(path, dpi=75)
 
@@ -235,9 +234,16 @@ def report(deep: Cells, wide: Cells, keep: bool) -> None:
     if not keep:
         return
     if deep:
-        insert(DOCUMENT, "named cells", named_tables(deep))
-        for scan in dict.fromkeys(s.scan for s in deep):
-            maps_picture([s for s in deep if s.scan == scan], IMAGES / f"noise_paper_{scan}.png")
+        shown = []
+        for setting in deep:
+            name = f"noise_paper_{setting.scan}_{setting.network.replace(':', '-')}.png"
+            if all(state_path(setting, part).exists() for part in ("sketch", "replicas")):
+                maps_picture(setting, IMAGES / name)
+            if (IMAGES / name).exists():
+                shown.append(
+                    f"![{setting.scan}, {setting.network}: image, SD by sketch and by Monte Carlo, "
+                    f"their difference on a tenth of the scale](images/{name})")
+        insert(DOCUMENT, "named cells", "\n\n".join([named_tables(deep), *shown]))
     if wide:
         insert(DOCUMENT, "grid", summary_table(wide))
         levels_picture(wide, IMAGES / "noise_paper_levels.png")

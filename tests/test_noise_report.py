@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import noise_paper, noise_report
+from benchmarks import cells, noise_paper, noise_report
 from benchmarks.noise_paper import Cell, Setting
 from benchmarks.table import insert
 
@@ -32,16 +32,16 @@ def test_named_tables_print_ours_beside_the_published() -> None:
 
 def test_summary_takes_means_over_all_but_network_and_level(tmp_path: Path) -> None:
     settings = noise_paper.full_grid(["varnet", "modl"], 200)
-    cells = {s: replace(CELL, difference=s.rate / 100 if s.network == "varnet" else 0.5,
+    made = {s: replace(CELL, difference=s.rate / 100 if s.network == "varnet" else 0.5,
                         rms_ratio=1 + s.level / 100, predicted=1 + s.level / 90)
              for s in settings if s.level != 200}
-    rows = noise_report.summary_table(cells).splitlines()
+    rows = noise_report.summary_table(made).splitlines()
     assert rows[2].startswith("| varnet | 8.0 % (5 %), 1.010 (1.011) | 8.0 %")
     assert rows[3].startswith("| modl | 50.0 % (5 %), 1.010 (1.011) | ")
     assert rows[2].endswith("| not run |")
-    assert len(noise_report.grid_table(cells).splitlines()) == 2 + len(cells)
-    noise_report.levels_picture(cells, tmp_path / "levels.png")
-    noise_report.prediction_picture(cells, tmp_path / "prediction.png")
+    assert len(noise_report.grid_table(made).splitlines()) == 2 + len(made)
+    noise_report.levels_picture(made, tmp_path / "levels.png")
+    noise_report.prediction_picture(made, tmp_path / "prediction.png")
     for name in ("levels", "prediction"):
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
 
@@ -56,6 +56,20 @@ def test_grid_is_whole_and_named_cells_are_the_papers() -> None:
     assert {(s.probes, s.samples, s.rate, s.level, s.many) for s in deep} == {
         (1000, 3000, 8.0, 1.0, True)}
     assert len({s.name for s in [*settings, *deep]}) == len(settings) + len(deep)
+
+
+def test_cells_of_other_weights_are_not_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = Setting("pulseq", "modl", 8.0, 1.0, "random", 200, 200)
+    monkeypatch.setattr(noise_paper, "weights_checksum", lambda network: "w")
+    assert noise_paper.finished(setting, tmp_path) is None
+    cell = replace(CELL, exact_sketch=(0.999, 0.016, 0.0158))
+    cells.write(tmp_path, setting.name, asdict(cell))
+    assert noise_paper.finished(setting, tmp_path) == cell
+    assert noise_paper.measure(setting, tmp_path) == cell
+    monkeypatch.setattr(noise_paper, "weights_checksum", lambda network: "others")
+    assert noise_paper.finished(setting, tmp_path) is None
 
 
 def test_voxels_are_drawn_from_the_region() -> None:
