@@ -109,3 +109,14 @@ def test_linear_maps_have_no_gap_to_true_repeats() -> None:
     assert gap.replicas == pytest.approx(1, abs=4 * gap.replicas_error)
     assert gap.sketch_error < 0.02
     assert gap.bias > 0
+
+
+def test_peers_that_are_not_installed_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks import peer_networks
+
+    monkeypatch.setattr(peer_networks, "PEERS", {"no_such_peer": lambda scan: []})
+    monkeypatch.setattr("sys.argv", ["peer_networks"])
+    peer_networks.main()
+    assert "Not installed: no_such_peer." in capsys.readouterr().out
