@@ -12,7 +12,8 @@ lambda is searched on a grid of eighths of a decade for every scan, mask and sco
 could), until both neighbours are worse; beside it stands what the method chooses by itself.
 Intervals are paired 95 % t-intervals of the mean difference over mask seeds.
 
-    python -m benchmarks.scores [--quick] [--seeds 20] [--fresh] [--networks modl:own.safetensors]
+    python -m benchmarks.scores [--quick] [--settings 4:random:20 8:random:5] [--fresh] [--part 1/2]
+                                [--networks modl:own.safetensors]
 
 Finished cells are kept under ``build/benchmarks/scores``, and in ``results/scores.json`` once
 gathered (:mod:`benchmarks.cells`), and reused, unless ``--fresh``; of the networks only those of
@@ -52,7 +53,11 @@ NETWORKS = tuple(
 )
 """Every network that ships; ``varnet`` is ``varnet:brain``."""
 METHODS = (*BASELINES, *NETWORKS)
+SHOWN = (*BASELINES, *(name for name in NETWORKS if ":" not in name))
+"""In the pictures: of the networks those that had all targets."""
 SCORES = ("nmse", "psnr", "ssim")
+SETTINGS = ("4:random:20", "2:random:5", "8:random:5")
+"""Accelerations, masks and mask seeds of the table."""
 Cell = dict[str, Any]
 
 
@@ -244,12 +249,12 @@ def difference_table(found: list[Cell], network: str = "varnet") -> tuple[str, b
 
 
 def report(
-    settings: list[tuple[float, str]], seeds: int, cache: Path | None = CACHE,
+    settings: list[tuple[float, str, int]], cache: Path | None = CACHE,
     networks: Sequence[str] = NETWORKS, progress: Callable[[str], None] | None = print,
 ) -> str:
     """All tables as markdown."""
     parts, methods = [], (*BASELINES, *networks)
-    for acceleration, kind in settings:
+    for acceleration, kind, seeds in settings:
         results = run(BRAINS, seeds, acceleration, kind, cache, methods, progress=progress)
         for name, found in results.items():
             achieved = np.mean([c["acceleration"] for c in found])
@@ -295,7 +300,7 @@ def picture(name: str, path: Path, seed: int = 0, cache: Path | None = CACHE) ->
     top = float(np.quantile(reference[chosen.head].numpy(), 0.985))
     shape = reference[window].shape
     width, height = 2.6, 2.6 * shape[0] / shape[1]
-    total = (width * (len(METHODS) + 1) + 0.75, 2 * height + 1.0)
+    total = (width * (len(SHOWN) + 1) + 0.75, 2 * height + 1.0)
     drawing = Figure(figsize=total)
     FigureCanvasAgg(drawing)
 
@@ -313,7 +318,7 @@ def picture(name: str, path: Path, seed: int = 0, cache: Path | None = CACHE) ->
     mask = place(1, 0)
     mask.imshow(chosen.scan.sampled.float()[window], cmap="gray", interpolation="nearest")
     mask.set_title(f"mask (part), R = {chosen.scan.acceleration:.2f}", fontsize=10)
-    for column, method in enumerate(METHODS, start=1):
+    for column, method in enumerate(SHOWN, start=1):
         best = found[method]["oracle"]
         image = load(method, lamda=best.get("lambda_nmse"))(chosen.scan).abs()
         axes = place(0, column)
@@ -325,7 +330,7 @@ def picture(name: str, path: Path, seed: int = 0, cache: Path | None = CACHE) ->
         shown_error = below.imshow(error, cmap="gray", vmin=0, vmax=top / 5)
         shown = score(image, chosen.reference, chosen.head)
         below.set_title(f"NMSE {100 * shown['nmse']:.2f} %, SSIM {shown['ssim']:.3f}", fontsize=10)
-        if column == len(METHODS):
+        if column == len(SHOWN):
             for panel, drawn, label in ((axes, shown_image, "|x| / noise SD"),
                                         (below, shown_error, "error / noise SD")):
                 bar = drawing.colorbar(drawn, cax=panel.inset_axes((1.03, 0, 0.05, 1)))
@@ -334,13 +339,19 @@ def picture(name: str, path: Path, seed: int = 0, cache: Path | None = CACHE) ->
     drawing.savefig(path, dpi=80)
 
 
+def setting(text: str, seeds: int) -> tuple[float, str, int]:
+    """``R:KIND[:SEEDS]`` as numbers; ``seeds`` where it gives none."""
+    acceleration, kind, *more = text.split(":")
+    return float(acceleration), kind, int(more[0]) if more else seeds
+
+
 def main() -> None:
     """Print the tables, draw the pictures and update the model cards."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="2 seeds at R = 4, nothing written")
-    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--quick", action="store_true", help="2 masks at R = 4, nothing written")
+    parser.add_argument("--seeds", type=int, default=20, help="masks where --settings gives none")
     parser.add_argument("--fresh", action="store_true", help="do not use finished cells")
-    parser.add_argument("--settings", nargs="*", default=["4:random"], metavar="R:KIND")
+    parser.add_argument("--settings", nargs="*", default=SETTINGS, metavar="R:KIND[:SEEDS]")
     parser.add_argument("--networks", nargs="*", default=NETWORKS, metavar="NAME[:WEIGHTS]",
                         help="others: nothing is written")
     parser.add_argument("--part", default="1/1", metavar="I/N", help="only every N-th mask")
@@ -349,21 +360,21 @@ def main() -> None:
         parser.error("--fresh forgets what other parts have done: give it without --part first.")
     if args.fresh:
         cells.start_over(CACHE)
-    settings = [(float(s.partition(":")[0]), s.partition(":")[2]) for s in args.settings]
-    seeds = 2 if args.quick else args.seeds
+    settings = [setting(text, 2 if args.quick else args.seeds)
+                for text in (args.settings if not args.quick else ["4:random:2"])]
     part, parts = (int(number) for number in args.part.split("/"))
     if parts > 1:
-        for (acceleration, kind), name in itertools.product(settings, BRAINS):
+        for (acceleration, kind, seeds), name in itertools.product(settings, BRAINS):
             run([name], seeds, acceleration, kind, methods=(*BASELINES, *args.networks),
                 progress=print, part=(part, parts))
         return
-    body = report(settings, seeds, networks=args.networks)
+    body = report(settings, networks=args.networks)
     whole = not args.quick and tuple(args.networks) == NETWORKS
     publish("scores", "Scores on the measured brains", body, keep=whole)
     if whole:
         for network in NETWORKS:
             method, _, weights = network.partition(":")
-            own = report(settings, seeds, networks=(network,), progress=None)
+            own = report(settings, networks=(network,), progress=None)
             card = FOLDER / f"{method}-{weights or 'brain'}.md"
             section = own.replace("### ", "#### ")
             insert(card, "scores", f"## Scores on the real test scans\n\n{section}")
