@@ -398,3 +398,11 @@ def test_a_network_that_is_called_otherwise_is_refused(method):
 
     with pytest.raises(InputError, match=f"^{method.name} needs a network that takes .*Other"):
         method(Other())
+
+
+def test_networks_with_espirit_need_to_know_the_noise():
+    network = nets.e2e_varnet(espirit=4)
+    with pytest.raises(InputError, match="noise of this scan is not known"):
+        E2EVarNet(network).bind(replace(make_scan(), noise=None))
+    with pytest.raises(InputError, match="whitened k-space"):
+        E2EVarNet(network, published=True).bind(make_scan())

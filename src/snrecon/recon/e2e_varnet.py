@@ -42,7 +42,8 @@ class E2EVarNet(Reconstructor):
     (:mod:`snrecon.recon.planes`), each with the calibration lines, or block, of the plane's mask.
 
     The network works on whitened data (as stored, where the noise is not known) and is homogeneous:
-    whatever scales k-space scales the image. Images:
+    whatever scales k-space scales the image. One with ``espirit`` is not quite, and needs the noise.
+    Images:
 
     - ``"matched"``: ``sum_c conj(S_c) F^-1 k_c`` of the predicted k-space and the network's own
       maps, complex, in SNR units. Where the scan brought maps their ``sqrt(sum |S_white|^2)`` is
@@ -64,7 +65,8 @@ class E2EVarNet(Reconstructor):
     Raises:
         InputError: for unknown or damaged weights or options that do not go together, and (when
             bound) a 3D grid without an axis along which the mask is constant, a grid too small for
-            the poolings, or a mask without calibration lines.
+            the poolings, a mask without calibration lines, or, for a network with ``espirit``, a
+            scan whose noise is not known.
     """
 
     name = "e2e_varnet"
@@ -89,6 +91,10 @@ class E2EVarNet(Reconstructor):
         network = cast(Network, fitted(self._network, scan.kspace))
         mask = scan.sampled
         calibration = calibration_samples(mask, None if self.published else CALIBRATION_LIMIT)
+        if getattr(network, "espirit", 0):
+            if self.published:
+                raise InputError("weights made with espirit take whitened k-space, not published.")
+            scan.require_noise()  # what counts as signal is told from noise of variance 1
         whitening = self._whitening(scan)
         predict = _Prediction(network, mask, calibration, whitening, self.published)
         details = {"weights": self.weights, "combine": self.combine, "maps": "the network's own"}
