@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from snrecon.data import Scan
+from snrecon.errors import InputError
 from snrecon.networks.e2e_varnet import (
     CALIBRATION_LIMIT,
     calibration_samples,
@@ -42,8 +43,8 @@ class E2EVarNet(Reconstructor):
     (:mod:`snrecon.recon.planes`), each with the calibration lines, or block, of the plane's mask.
 
     The network works on whitened data (as stored, where the noise is not known) and is homogeneous:
-    whatever scales k-space scales the image. One with ``espirit`` is not quite, and needs the noise.
-    Images:
+    whatever scales k-space scales the image. One with ``espirit`` is not quite, and needs the
+    noise. Images:
 
     - ``"matched"``: ``sum_c conj(S_c) F^-1 k_c`` of the predicted k-space and the network's own
       maps, complex, in SNR units. Where the scan brought maps their ``sqrt(sum |S_white|^2)`` is
