@@ -46,8 +46,31 @@ def test_an_interruption_says_how_to_go_on(
         patch.setattr(module, "prepare_scan", stop)
         stopped = snrecon("prepare", raw, "--out", out / "data")
     assert stopped.code == 130
+    assert stopped.err.startswith("error: interrupted; none is finished: run the same command")
+    assert not (out / "data").exists()
+
+    first = module.prepare_scan
+
+    def stop_at_the_second(*arguments: object) -> object:
+        monkeypatch.setattr(module, "prepare_scan", stop)
+        return first(*arguments)
+
+    monkeypatch.setattr(module, "prepare_scan", stop_at_the_second)
+    stopped = snrecon("prepare", raw, "--out", out / "data")
+    assert stopped.code == 130
     assert stopped.err.startswith("error: interrupted; finished volumes are in")
-    assert list((out / "data").iterdir()) == []
+    assert (out / "data" / "s0.npz").is_file()
+
+
+def test_a_failure_at_the_first_file_leaves_no_folder(snrecon: Run, tmp_path: Path) -> None:
+    (tmp_path / "bad.npz").write_bytes(b"not a zip file")
+    done = snrecon("prepare", tmp_path / "bad.npz", "--out", tmp_path / "new" / "pp")
+    assert done.code == 2, done.err
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old").mkdir()
+    done = snrecon("prepare", tmp_path / "bad.npz", "--out", tmp_path / "old")
+    assert done.code == 2, done.err
+    assert (tmp_path / "old").is_dir()  # it was there before
 
 
 @pytest.mark.parametrize(

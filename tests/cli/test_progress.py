@@ -48,3 +48,23 @@ def test_silence_elsewhere_unless_it_takes_long(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == ["varnet: 3 of 50 error of sigma 7%", "varnet: 4"]
+
+
+def test_per_cent_of_what_is_not_counted_in_things(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "INTERVAL", -1.0)
+        with Progress("training", percent=True) as progress:
+            progress(57, 1000, "step 1, loss 2.000")
+            progress(3, None, "step 1")
+    assert capsys.readouterr().err.splitlines() == [
+        "training: 5 % step 1, loss 2.000", "training: 3 step 1"]
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with Progress("training", percent=True) as progress:
+        progress(570, 1000, "step 11")
+        progress._bar.refresh()
+    assert "57%" in terminal.getvalue()
+    assert "570" not in terminal.getvalue()

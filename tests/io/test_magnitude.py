@@ -82,6 +82,7 @@ def test_a_missing_library_names_its_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "nibabel", None)
     monkeypatch.setitem(sys.modules, "pydicom", None)
+    (tmp_path / "a.nii.gz").touch()
     with pytest.raises(MissingExtraError, match=r"snrecon\[nifti\]"):
         load_source(str(tmp_path / "a.nii.gz"))
     with pytest.raises(MissingExtraError, match=r"snrecon\[dicom\]"):

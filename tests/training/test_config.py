@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import is_dataclass
 from pathlib import Path
+from typing import get_origin, get_type_hints
 
 import pytest
 
 from snrecon.errors import InputError
-from snrecon.training.config import load_config
+from snrecon.training.config import Config, DataConfig, TrainerConfig, check, load_config
 
 GOOD = """
 scheme = "supervised"
@@ -67,6 +69,28 @@ def test_errors_say_what_is_wrong(tmp_path, old, new, sentence):
         load_config(written(tmp_path, GOOD.replace(old, new)))
     assert "run.toml" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+def test_every_number_must_be_finite(tmp_path, number):
+    count = 0
+    for table, kind in get_type_hints(Config).items():
+        for item, hint in get_type_hints(kind).items() if is_dataclass(kind) else ():
+            if "float" not in str(hint):
+                continue
+            value = {"list": f"[2.0, {number}]", "dict": f"{{ a = {number} }}"}.get(
+                getattr(get_origin(hint), "__name__", ""), number)
+            text = "" if table == "data" else '[data]\nimages = ["a"]\nvalidation = []\n'
+            text += f"[{table}]\n{item} = {value}\n"
+            if table == "data":
+                text += 'images = ["a"]\nvalidation = []\n'
+            with pytest.raises(InputError, match=rf"{table}\.{item}.* must be a finite number"):
+                load_config(written(tmp_path, text))
+            count += 1
+    assert count > 15
+    config = Config(DataConfig(["a"], []), trainer=TrainerConfig(learning_rate=float(number)))
+    with pytest.raises(InputError, match=r"trainer\.learning_rate must be a finite number"):
+        check(config)
 
 
 def test_unreadable_files(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -96,22 +97,103 @@ def test_an_interrupted_run_continues_bit_for_bit(images, tmp_path):
     assert not torch.equal(load_file(other)["steps"], a["steps"])
 
 
+def rows(folder) -> list[dict[str, str]]:
+    with (folder / "log.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_ctrl_c_reaches_the_caller_and_the_log_goes_back_to_the_checkpoint(images, tmp_path):
+    pytest.importorskip("lightning")
+    from snrecon.training import train
+
+    def stop(done, total, message):
+        if message.startswith("step 5,"):
+            raise KeyboardInterrupt
+
+    config = configuration(images, tmp_path / "run")
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, progress=stop)
+    assert signal.getsignal(signal.SIGINT) is handler
+    again = replace(config, trainer=replace(config.trainer, interval=9))
+    with pytest.raises(KeyboardInterrupt):
+        train(again, progress=stop)
+    assert not (tmp_path / "run" / "last.ckpt").exists()  # that of the other run is not of this
+    with pytest.raises(KeyboardInterrupt):
+        train(config, progress=stop)
+    log = tmp_path / "run" / "log.csv"
+    assert [row["step"] for row in rows(log.parent)] == ["3"]
+    with log.open("a") as stream:  # what a run writes that ends before its next checkpoint
+        stream.write("7.5,6,0.1\n7.6,")
+    train(config, resume=True)
+    assert [row["step"] for row in rows(log.parent)] == ["3", "6", "9"]
+    minutes = [float(row["minutes"]) for row in rows(log.parent)]
+    assert minutes == sorted(minutes)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_where_python_drops_it_is_noticed_after_the_step(images, tmp_path):
+    pytest.importorskip("lightning")
+    from snrecon.training import train
+
+    class Deleted:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    steps = []
+
+    def drop(done, total, message):
+        steps.append(message)
+        Deleted()
+
+    with pytest.raises(KeyboardInterrupt):
+        train(configuration(images, tmp_path / "run"), progress=drop)
+    assert len(steps) == 1  # the next one is the last, and not reported
+
+
+def test_a_finished_run_is_continued_by_larger_limits_only(images, tmp_path):
+    pytest.importorskip("lightning")
+    from snrecon.training import train
+
+    config = configuration(images, tmp_path / "run", max_steps=4)
+    weights = train(config)
+    before = weights.read_bytes()
+    assert train(config, resume=True, progress=lambda *_: pytest.fail("a step")) == weights
+    hours = replace(config, trainer=replace(config.trainer, max_steps=0, max_minutes=1e-6))
+    assert train(hours, resume=True, progress=lambda *_: pytest.fail("a step")) == weights
+    assert weights.read_bytes() == before
+    train(replace(config, trainer=replace(config.trainer, max_steps=8)), resume=True)
+    assert [row["step"] for row in rows(tmp_path / "run")] == ["3", "4", "7", "8"]
+    assert weights.read_bytes() != before
+    weights.unlink()
+    with pytest.raises(InputError, match="its weights are not there"):
+        train(config, resume=True)
+
+
+def test_patience_that_ran_out_is_the_end(tmp_path):
+    from snrecon.training.checkpoint import Earlier
+
+    earlier = Earlier(tmp_path, step=5, seconds=30.0, waited=3, shapes={})
+    for settings, finished in (({"patience": 3}, True), ({"patience": 4}, False), ({}, False),
+                               ({"max_steps": 5}, True), ({"max_minutes": 0.5}, True)):
+        assert earlier.finished(TrainerConfig(**settings)) is finished
+
+
 def test_log_and_time_limit(images, tmp_path, monkeypatch):
     pytest.importorskip("lightning")
     from snrecon.training import run, train
 
     few = run.validation_batches
-    monkeypatch.setattr(run, "validation_batches", lambda config: few(config, count=1))
+    monkeypatch.setattr(run, "validation_batches", lambda config, found: few(config, 1, found))
 
     config = configuration(images, tmp_path / "run", max_minutes=0.02, max_steps=0, interval=100)
     config = replace(config, data=replace(config.data, validation=[images]))
     config = replace(config, simulation=replace(config.simulation, coils=[3, 3]))
     path = train(config)
     assert path.name == "net.safetensors"
-    with (path.parent / "log.csv").open() as stream:
-        rows = list(csv.DictReader(stream))
-    assert 0.02 <= float(rows[-1]["minutes"]) < 2
-    assert 0 < float(rows[-1]["val_nmse_R4"]) < 5
+    last = rows(path.parent)[-1]
+    assert 0.02 <= float(last["minutes"]) < 2
+    assert 0 < float(last["val_nmse_R4"]) < 5
     with (path.parent / "baselines.csv").open() as stream:
         for row in csv.DictReader(stream):
             assert 0 < float(row["sense_nmse"]) < 1
@@ -147,9 +229,9 @@ def test_held_out_scores_are_those_of_the_network(images, tmp_path):
     save_weights(network, tmp_path / "net.safetensors")
     config = configuration(images, tmp_path)
     config = replace(config, data=replace(config.data, validation=[images]))
-    rows = held_out(config, tmp_path / "net.safetensors", count=1)
-    assert len(rows) == 8
-    for row in rows:
+    scores = held_out(config, tmp_path / "net.safetensors", count=1)
+    assert len(scores) == 8
+    for row in scores:
         assert row.varnet == pytest.approx(row.zero_filled, rel=1e-3)
         assert row.acceleration >= 2
 

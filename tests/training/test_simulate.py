@@ -126,10 +126,25 @@ def test_images_from_files(tmp_path, generator):
     assert bool(torch.isfinite(image).all())
     with pytest.raises(InputError, match="no array 'z'; it has x, y"):
         load_source(f"{tmp_path / 'a.npz'}:z")
-    with pytest.raises(InputError, match="cannot be read"):
-        load_source(f"{tmp_path / 'b.npz'}:x")
     with pytest.raises(InputError, match="which array"):
-        load_source("b.npz")
+        load_source(str(tmp_path / "a.npz"))
+    (tmp_path / "c.npz").write_bytes(b"not a zip file")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_source(f"{tmp_path / 'c.npz'}:x")
+
+
+@pytest.mark.parametrize(
+    "entry", ["folder", "folder:axial", "b.npz", "b.npz:x", "b.nii.gz", "b.h5"])
+def test_images_that_are_not_there(tmp_path, monkeypatch, entry):
+    monkeypatch.setenv("SNRECON_DATA", str(tmp_path))
+    name = entry.partition(":")[0]
+    with pytest.raises(InputError) as caught:
+        load_source(f"{tmp_path / entry}")
+    assert str(caught.value) == f"{tmp_path / name}: there is no such file or folder."
+    with pytest.raises(InputError) as caught:
+        load_source(entry)
+    assert str(caught.value).startswith(f"{name}: there is no such file or folder, neither here")
+    assert "SNRECON_DATA" in str(caught.value)
 
 
 def test_random_shapes_are_bounded_flat_and_different(generator):

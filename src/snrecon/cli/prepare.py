@@ -36,11 +36,16 @@ def run(args: argparse.Namespace) -> None:
     """Prepare and say what there is."""
     from snrecon.training.prepare import Settings, prepare
 
-    args.interrupted = (f"finished volumes are in {args.out}: run the same command again to "
-                        "continue.")
     settings = Settings(args.coils, args.keep_noise, args.min_signal, args.key,
                         args.noise_covariance)
     with Progress("prepare") as progress:
-        report = prepare(args.scans, args.out, settings, validation=args.validation,
-                         seed=args.seed, progress=progress)
+        try:
+            report = prepare(args.scans, args.out, settings, validation=args.validation,
+                             seed=args.seed, progress=progress)
+        except KeyboardInterrupt:
+            done = "none is finished"
+            if args.out.exists():
+                done = f"finished volumes are in {args.out}"
+            args.interrupted = f"{done}: run the same command again to continue."
+            raise
     print(report)

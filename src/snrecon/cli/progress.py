@@ -12,10 +12,15 @@ INTERVAL = 10.0
 
 
 class Progress:
-    """Callable as ``progress(done, total, message)`` inside a ``with`` block."""
+    """Callable as ``progress(done, total, message)`` inside a ``with`` block.
 
-    def __init__(self, title: str) -> None:
-        self.title = title
+    Args:
+        title: What is under way.
+        percent: Show per cent, for a total that is not a number of things.
+    """
+
+    def __init__(self, title: str, *, percent: bool = False) -> None:
+        self.title, self.percent = title, percent
         self._bar: Any = None
         self._task: Any = None
         self._last = time.monotonic()
@@ -26,6 +31,7 @@ class Progress:
             from rich.progress import (
                 BarColumn,
                 MofNCompleteColumn,
+                TaskProgressColumn,
                 TextColumn,
                 TimeElapsedColumn,
                 TimeRemainingColumn,
@@ -35,7 +41,7 @@ class Progress:
             self._bar = Bar(
                 TextColumn("{task.description}"),
                 BarColumn(),
-                MofNCompleteColumn(),
+                TaskProgressColumn() if self.percent else MofNCompleteColumn(),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
                 console=Console(stderr=True),
@@ -61,8 +67,10 @@ class Progress:
             self._bar.update(self._task, completed=done, total=total, description=_plain(text))
         elif time.monotonic() - self._last > INTERVAL:
             self._last = time.monotonic()
-            of = "" if total is None else f" of {total}"
-            print(f"{self.title}: {done}{of} {message}".rstrip(), file=sys.stderr, flush=True)
+            far = str(done) if total is None else f"{done} of {total}"
+            if self.percent and total:
+                far = f"{100 * done // total} %"
+            print(f"{self.title}: {far} {message}".rstrip(), file=sys.stderr, flush=True)
 
     def step(self, title: str) -> None:
         """Begin a new stage under a new title."""

@@ -23,6 +23,6 @@ def run(args: argparse.Namespace) -> None:
     """Train and say where the weights are."""
     from snrecon.training import train
 
-    with Progress("training") as progress:
+    with Progress("training", percent=True) as progress:
         weights = train(args.config, resume=args.resume, progress=progress)
     print(f"wrote {weights}")

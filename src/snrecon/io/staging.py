@@ -66,3 +66,27 @@ def staged() -> Iterator[Staging]:
             name = staging.pairs[-1][1] if staging.pairs else "the output"
             raise InputError(f"{name}: cannot be written ({reason(error)}).") from error
         raise
+
+
+@contextmanager
+def made_folder(folder: str | Path) -> Iterator[Path]:
+    """Make a folder, with its parents, for what the block writes into it.
+
+    Where the block fails, those that were made and are still empty are removed again.
+
+    Raises:
+        InputError: if the folder cannot be made.
+    """
+    folder = Path(folder)
+    try:
+        fresh = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: this folder cannot be made ({reason(error)}).") from error
+    try:
+        yield folder
+    except BaseException:
+        with suppress(OSError):  # the first that holds something, and so do its parents
+            for path in fresh:
+                path.rmdir()
+        raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import tomllib
 import types
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
@@ -207,6 +208,7 @@ def check(config: Config, name: str = "configuration") -> None:
     """
     from snrecon.physics.masks import MASK_KINDS
 
+    _finite(config, name, "")
     simulation, trainer = config.simulation, config.trainer
     _one_of(name, "scheme", config.scheme, SCHEMES)
     channels = [config.network.settings.get(key, 2) for key in ("in_chans", "out_chans")]
@@ -264,6 +266,21 @@ def check(config: Config, name: str = "configuration") -> None:
         raise InputError(f"{name}: trainer.patience needs data.validation.")
     if trainer.max_minutes <= 0 and trainer.max_steps <= 0:
         raise InputError(f"{name}: set trainer.max_minutes or trainer.max_steps.")
+
+
+def _finite(value: Any, name: str, key: str) -> None:
+    """TOML has nan and inf, of which comparisons with limits do not see every one."""
+    if is_dataclass(value):
+        for item in fields(value):
+            _finite(getattr(value, item.name), name, f"{key}.{item.name}".lstrip("."))
+    elif isinstance(value, dict):
+        for part, inner in value.items():
+            _finite(inner, name, f"{key}.{part}")
+    elif isinstance(value, list):
+        for inner in value:
+            _finite(inner, name, key)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{name}: {key} must be a finite number, but it is {value}.")
 
 
 def _check_network(network: NetworkConfig, name: str) -> None:

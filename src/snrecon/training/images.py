@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from snrecon.errors import InputError
+from snrecon.io.limits import reason
 from snrecon.io.magnitude import PLANES, read_dicom, read_nifti
 from snrecon.physics.fourier import fft, ifft
 
@@ -53,6 +54,11 @@ def load_source(entry: str, voxel: float | None = None, first: int = 0) -> Sourc
     name, _, keys = entry.rpartition(":")
     plane = keys if keys in PLANES else None
     place = _path(name if plane else entry)
+    if not (place.exists() or (name and _path(name).exists())):
+        missing = Path(name or entry)
+        below = "" if missing.is_absolute() else (
+            f", neither here nor in {data_folder()}; set SNRECON_DATA to the folder of the images")
+        raise InputError(f"{missing}: there is no such file or folder{below}.")
     if place.is_dir() or place.name.endswith((".nii", ".nii.gz")):
         volume = read_dicom(place) if place.is_dir() else read_nifti(place)
         slices, pixel = volume.slices(plane)
@@ -67,11 +73,11 @@ def load_source(entry: str, voxel: float | None = None, first: int = 0) -> Sourc
                     raise InputError(f"{path}: there is no array '{key}'; it has "
                                      f"{', '.join(arrays.files)}.")
                 volumes.append(np.abs(arrays[key]).astype(np.float32))
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: the images cannot be read; set SNRECON_DATA to the folder that "
-                         f"holds them, or give a path to an .npz file.") from error
+        raise InputError(f"{path}: the images cannot be read ({reason(error)}); give a whole .npz "
+                         "file.") from error
     return _source(volumes, path, 1.0 if voxel is None else voxel, first)
 
 

@@ -21,6 +21,7 @@ from snrecon.networks.store import load_weights, save_weights
 from snrecon.networks.varnet import VarNet
 from snrecon.training.apply import apply, build, target_of
 from snrecon.training.batch import Batch
+from snrecon.training.checkpoint import share_of
 from snrecon.training.config import Config
 from snrecon.training.schemes import scheme_of
 from snrecon.training.scores import nmse
@@ -32,16 +33,17 @@ class Training(lightning.LightningModule):
 
     Args:
         config: The run.
-        source: Where batches come from.
-        validation: Fixed measurements by their acceleration.
         bfloat16: Convolutions in bfloat16.
     """
 
-    def __init__(
-        self, config: Config, source: Drawn, validation: dict[float, Batch], bfloat16: bool
-    ) -> None:
+    source: Drawn
+    """Where batches come from; set before training, as it is slow to make."""
+    validation: dict[float, Batch]
+    """Fixed measurements by their acceleration; set before training."""
+
+    def __init__(self, config: Config, bfloat16: bool) -> None:
         super().__init__()
-        self.config, self.source, self.validation = config, source, validation
+        self.config = config
         self.scheme = scheme_of(config)
         self.mixed = bfloat16
         self.network = build(config.network)
@@ -75,13 +77,7 @@ class Training(lightning.LightningModule):
     @property
     def share(self) -> float:
         """How much of the run is over, 0 to 1."""
-        trainer = self.config.trainer
-        shares = [0.0]
-        if trainer.max_minutes > 0:
-            shares.append(self.elapsed / (60 * trainer.max_minutes))
-        if trainer.max_steps > 0:
-            shares.append(self.global_step / trainer.max_steps)
-        return min(1.0, max(shares))
+        return share_of(self.config.trainer, self.global_step, self.elapsed)
 
     def train_dataloader(self) -> Any:
         trainer = self.config.trainer

@@ -22,7 +22,7 @@ from snrecon.data import Scan
 from snrecon.errors import InputError
 from snrecon.io import load
 from snrecon.io.limits import reason
-from snrecon.io.staging import staged
+from snrecon.io.staging import made_folder, staged
 from snrecon.training.volume import Prepared, prepare_scan
 
 INDEX = "index.json"
@@ -92,7 +92,8 @@ def prepare(
         progress: Called as ``progress(done, total, message)``.
 
     Raises:
-        InputError: if a scan cannot be used, or the folder cannot be written.
+        InputError: if a scan cannot be used, or the folder cannot be written. A folder that was
+            made for the data does not stay empty.
     """
     settings = settings or Settings()
     if settings.keep_noise and settings.coils is not None:
@@ -101,7 +102,14 @@ def prepare(
     if not 0 <= validation < 1:
         raise InputError(f"the validation share must lie from 0 to below 1, not {validation:g}.")
     names = _names(_files(sources))
-    folder = _folder(Path(folder))
+    with made_folder(folder) as made:
+        return _prepared(names, made, settings, validation, seed, progress)
+
+
+def _prepared(
+    names: dict[str, Path], folder: Path, settings: Settings, validation: float, seed: int,
+    progress: Progress | None,
+) -> Report:
     table = {entry["file"]: entry for entry in _old_index(folder)
              if (folder / entry["file"]).is_file()}
     for name, path in names.items():
@@ -265,11 +273,3 @@ def _data_file(path: Path) -> Path:
 def _digest(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _folder(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: this folder cannot be made ({reason(error)}).") from error
-    return folder

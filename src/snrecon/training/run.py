@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from snrecon.errors import InputError, MissingExtraError
+from snrecon.io.staging import made_folder
 from snrecon.training.batch import Batch
+from snrecon.training.checkpoint import Earlier, cut_log, earlier_run
 from snrecon.training.config import Config, check, load_config
 from snrecon.training.gram import batch_gram
 from snrecon.training.scores import nmse, sense_nmse
-from snrecon.training.stream import training_source, validation_batches
+from snrecon.training.stream import find_data, training_source, validation_batches
+
+if TYPE_CHECKING:  # it needs the train extra
+    from snrecon.training.module import Training
 
 Progress = Callable[[int, int | None, str], None]
 
@@ -28,27 +38,31 @@ def train(
 
     The output folder gets the weights (renewed at every interval), ``log.csv`` with the errors on
     training and validation measurements, ``baselines.csv`` with those of zero-filled and CG-SENSE,
-    and ``last.ckpt``, from which a run is resumed.
+    and ``last.ckpt``, from which a run is resumed. A folder that was trained into before loses
+    these files to the new run once its first step has worked; on an error before that, nothing
+    is left behind.
 
     Args:
         config: The configuration, or the TOML file that holds it.
-        resume: Continue from the last checkpoint in the output folder, if there is one.
+        resume: Continue from the last checkpoint in the output folder, if there is one. A run that
+            has reached its limits stays as it is; larger limits continue it.
         progress: Called as ``progress(done, total, message)``, in thousandths of the run.
 
     Returns:
         Path of the exported ``.safetensors`` file.
 
     Raises:
-        InputError: if the configuration or the images are at fault.
+        InputError: if the configuration, the images, or the checkpoint to continue from are at
+            fault.
         MissingExtraError: if Lightning is not installed.
+        KeyboardInterrupt: on Ctrl-C.
     """
     if isinstance(config, Config):
         check(config)
     else:
         config = load_config(config)
     try:
-        import lightning
-
+        import_module("lightning")
         from snrecon.training.module import Training
     except ImportError as error:
         raise MissingExtraError("Training", "train") from error
@@ -56,23 +70,67 @@ def train(
         torch.set_num_threads(config.trainer.threads)
     torch.manual_seed(config.trainer.seed)
     folder = Path(config.output.folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: this folder cannot be made ({error.strerror}).") from error
-    checkpoint = folder / "last.ckpt"
-    resume = resume and checkpoint.exists()
-    if not resume:
-        (folder / "log.csv").unlink(missing_ok=True)
-    validation = validation_batches(config)
-    _write_baselines(folder / "baselines.csv", validation)
-    source = training_source(config)
-    module = Training(config, source, validation, use_bfloat16(config.trainer.precision))
+    path = folder / f"{config.output.name}.safetensors"
+    # What can be at fault comes before what is slow: weights, checkpoint, folder, data.
+    module = Training(config, use_bfloat16(config.trainer.precision))
     if config.trainer.initial:
         module.start_from(config.trainer.initial)
+    checkpoint = folder / "last.ckpt"
+    earlier = earlier_run(checkpoint) if resume and checkpoint.exists() else None
+    if earlier is not None:
+        earlier.check(module.network)
+        if earlier.finished(config.trainer):
+            return _finished(path)
+    with made_folder(folder):
+        logger = _logger(config.trainer.logger, folder)
+        found = [find_data(config, split) for split in ("train", "validation")]
+        module.validation = validation_batches(config, found=found[1])
+        baselines = _baselines(module.validation)
+        module.source = training_source(config, found[0])
+
+        def begin() -> None:
+            """The files of another run are replaced once this one is known to work."""
+            if earlier is None:
+                for of_another_run in (folder / "log.csv", checkpoint):
+                    of_another_run.unlink(missing_ok=True)
+            else:
+                cut_log(folder / "log.csv", earlier.step)
+            (folder / "baselines.csv").write_text(baselines)
+
+        _fit(module, folder, logger, earlier, begin, progress)
+        if module.recent:
+            module.record()
+        elif not config.trainer.patience:
+            module.export(path)
+    return path
+
+
+def _finished(path: Path) -> Path:
+    """The weights of a run that has reached its limits."""
+    if not path.is_file():
+        raise InputError(f"{path}: this training is finished, but its weights are not there; raise "
+                         "its limits, or train without --resume.")
+    return path
+
+
+def _fit(
+    module: Training, folder: Path, logger: Any, earlier: Earlier | None,
+    begin: Callable[[], None], progress: Progress | None,
+) -> None:
+    """Run Lightning; ``begin`` is called after the first step that worked."""
+    import lightning
+
+    config = module.config
 
     class Report(lightning.Callback):  # type: ignore[misc,unused-ignore]
-        def on_train_batch_end(self, trainer: object, *_: object) -> None:
+        begun = False
+
+        def on_train_batch_end(self, trainer: Any, *_: object) -> None:
+            if not self.begun and trainer.is_global_zero:
+                begin()
+            self.begun = True
+            if pressed:
+                raise KeyboardInterrupt
             if progress is not None:
                 loss = module.recent[-1] if module.recent else float("nan")
                 progress(int(1000 * module.share), 1000,
@@ -87,17 +145,44 @@ def train(
         warnings.simplefilter("ignore")  # Lightning's advice on workers and loggers
         trainer = lightning.Trainer(
             accelerator="auto", devices=config.trainer.devices, max_epochs=-1,
-            logger=_logger(config.trainer.logger, folder), callbacks=[keep, Report()],
+            logger=logger, callbacks=[keep, Report()],
             enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
             gradient_clip_val=config.trainer.clip, reload_dataloaders_every_n_epochs=1)
         module.began = time.monotonic()
-        trainer.fit(module, ckpt_path=str(checkpoint) if resume else None, weights_only=False)
-    path = folder / f"{config.output.name}.safetensors"
-    if module.recent:
-        module.record()
-    elif not config.trainer.patience:
-        module.export(path)
-    return path
+        with _interruptible() as pressed:
+            trainer.fit(module, ckpt_path=None if earlier is None else str(earlier.path),
+                        weights_only=False)
+
+
+@contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """Ctrl-C as a KeyboardInterrupt at the end of the block, whatever became of it within.
+
+    Lightning ends the process, which is not for a library to do; and Python drops what is raised
+    while an object is deleted, which the workers of an interval are for a good while. The list
+    holds the signals that came, so that a step can look.
+    """
+    pressed: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    ours = callable(before) and threading.current_thread() is threading.main_thread()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+        if callable(before):
+            before(number, frame)
+
+    if ours:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    except BaseException as error:
+        ended = isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt)
+        if pressed or ended:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, before)
 
 
 def use_bfloat16(precision: str) -> bool:
@@ -123,10 +208,11 @@ def _logger(kind: str, folder: Path) -> Any:
                          "pip install tensorboard.") from error
 
 
-def _write_baselines(path: Path, validation: dict[float, Batch]) -> None:
+def _baselines(validation: dict[float, Batch]) -> str:
+    """The errors of zero-filled and CG-SENSE as the text of a table."""
     lines = ["acceleration,zero_filled_nmse,sense_nmse"]
     for rate, batch in validation.items():
         zero = float(nmse(batch.b, batch.target).mean())
         sense = sense_nmse(batch.b, batch_gram(batch.maps, batch.mask), batch.target)
         lines.append(f"{rate:g},{zero:.6g},{float(sense.mean()):.6g}")
-    path.write_text("\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -80,33 +80,70 @@ def _scan_place(entry: str) -> Path | None:
     return None
 
 
-def training_source(config: Config) -> Drawn:
-    """The stream that a configuration trains on: measured scans, or simulated measurements."""
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What the entries under ``[data]`` name: measured scans, or else images."""
+
+    volumes: list[Volume]
+    images: list[Source]
+
+
+def find_data(config: Config, split: str) -> Found:
+    """Open what a configuration trains on (``train``) or is scored on (``validation``).
+
+    Raises:
+        InputError: if an entry cannot be read, or scans and images are mixed.
+    """
+    entries = config.data.images if split == "train" else config.data.validation
+    volumes = scans(entries, split)
+    return Found(volumes, [] if volumes else sources(entries, config.data))
+
+
+def training_source(config: Config, found: Found | None = None) -> Drawn:
+    """The stream that a configuration trains on: measured scans, or simulated measurements.
+
+    Args:
+        config: The run.
+        found: What :func:`find_data` has opened already.
+
+    Raises:
+        InputError: if the data cannot be read.
+    """
     share = {"supervised": 1.0, "ssdu": 0.0}.get(config.scheme, config.consistency.labelled)
-    volumes = scans(config.data.images, "train")
-    if volumes:
-        return Measured(volumes, config.simulation, config.trainer.seed, share,
+    found = found or find_data(config, "train")
+    if found.volumes:
+        return Measured(found.volumes, config.simulation, config.trainer.seed, share,
                         config.data.columns)
-    pools = _pools(sources(config.data.images, config.data), config.simulation,
-                   config.simulation.pool, config.trainer.seed)
+    pools = _pools(found.images, config.simulation, config.simulation.pool, config.trainer.seed)
     return Simulator(pools, config.simulation, config.trainer.seed, share,
                      config.consistency.balance)
 
 
-def validation_batches(config: Config, count: int = 8) -> dict[float, Batch]:
+def validation_batches(
+    config: Config, count: int = 8, found: Found | None = None
+) -> dict[float, Batch]:
     """Fixed measurements for accelerations 2, 4 and 8, with random masks: of the validation
-    images with 8 coils on 160x160 at a mean SNR of 10 to 100, or of validation scans."""
+    images with 8 coils on 160x160 at a mean SNR of 10 to 100, or of validation scans.
+
+    Args:
+        config: The run.
+        count: Measurements for each acceleration.
+        found: What :func:`find_data` has opened already.
+
+    Raises:
+        InputError: if the data cannot be read.
+    """
     if not config.data.validation:
         return {}
-    volumes = scans(config.data.validation, "validation")
-    if volumes:
+    found = found or find_data(config, "validation")
+    if found.volumes:
         return {
-            rate: Measured(volumes, replace(config.simulation, kinds=["random"],
+            rate: Measured(found.volumes, replace(config.simulation, kinds=["random"],
                                             accelerations=[rate]), 12345).draw(0, count)
             for rate in (2.0, 4.0, 8.0)
         }
     settings = replace(config.simulation, kinds=["random"], snr=[10.0, 100.0])
-    simulator = validation_simulator(replace(config, simulation=settings), 12345)
+    simulator = validation_simulator(replace(config, simulation=settings), 12345, found)
     return {
         rate: Simulator(simulator.pools, replace(simulator.settings, accelerations=[rate]),
                         simulator.seed).draw(int(rate), count)
@@ -114,12 +151,13 @@ def validation_batches(config: Config, count: int = 8) -> dict[float, Batch]:
     }
 
 
-def validation_simulator(config: Config, seed: int) -> Simulator:
+def validation_simulator(config: Config, seed: int, found: Found | None = None) -> Simulator:
     """Measurements of the validation images on one full grid, 160x160, with 8 coils and 6 to 8 %
     calibration; the rest as the configuration says."""
     settings = replace(config.simulation, grids=[[160, 160]], coils=[8, 8], shapes=0.0,
                        calibration=[0.06, 0.08])
-    pools = _pools(sources(config.data.validation, config.data), settings, 32, seed)
+    found = found or Found([], sources(config.data.validation, config.data))
+    pools = _pools(found.images, settings, 32, seed)
     return Simulator(pools, settings, seed)
 
 

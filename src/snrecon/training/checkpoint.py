@@ -1,0 +1,102 @@
+"""What an earlier run left in its folder, for the run that continues it."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from snrecon.errors import InputError
+from snrecon.io.staging import staged
+from snrecon.training.config import TrainerConfig
+
+
+def share_of(trainer: TrainerConfig, step: int, seconds: float) -> float:
+    """How much of a run is over after so many steps and seconds, 0 to 1."""
+    shares = [0.0]
+    if trainer.max_minutes > 0:
+        shares.append(seconds / (60 * trainer.max_minutes))
+    if trainer.max_steps > 0:
+        shares.append(step / trainer.max_steps)
+    return min(1.0, max(shares))
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A run as its last checkpoint describes it."""
+
+    path: Path
+    step: int
+    seconds: float
+    waited: int
+    """Validations without a smaller error."""
+    shapes: Mapping[str, tuple[int, ...]]
+    """Of the network's weights, by name."""
+
+    def finished(self, trainer: TrainerConfig) -> bool:
+        """Whether these limits, which may be others than it ran with, leave nothing to do."""
+        stopped = 0 < trainer.patience <= self.waited
+        return stopped or share_of(trainer, self.step, self.seconds) >= 1
+
+    def check(self, network: torch.nn.Module) -> None:
+        """Whether its weights are those of such a network.
+
+        Raises:
+            InputError: if they are not.
+        """
+        if shapes_of(network.state_dict()) != self.shapes:
+            raise InputError(
+                f"{self.path}: this run trained another network than [network] describes; undo "
+                "that change, choose another folder, or train without --resume."
+            )
+
+
+def earlier_run(path: Path) -> Earlier:
+    """Read a checkpoint of a training.
+
+    Raises:
+        InputError: if it is damaged.
+    """
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=False, mmap=True)
+        own = {key.removeprefix("network."): value for key, value in found["state_dict"].items()
+               if key.startswith("network.")}
+        _, waited = found.get("patience", (math.inf, 0))
+        return Earlier(path, int(found["global_step"]), float(found["elapsed"]), int(waited),
+                       shapes_of(own))
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise InputError(
+            f"{path}: this checkpoint cannot be read; train again without --resume."
+        ) from error
+
+
+def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Shapes of tensors by name."""
+    return {key: tuple(value.shape) for key, value in state.items()}
+
+
+def cut_log(path: Path, step: int) -> None:
+    """Leave out the lines of a log after ``step``: a run that continues there writes them again.
+
+    Raises:
+        InputError: if the log cannot be written.
+    """
+    if not path.is_file():
+        return
+    with path.open(newline="") as stream:
+        head, *rows = list(csv.reader(stream)) or [[]]
+    column = head.index("step") if "step" in head else 0
+
+    def kept(row: list[str]) -> bool:
+        try:
+            return len(row) == len(head) and float(row[column]) <= step
+        except ValueError:  # half a line, when the power went
+            return False
+
+    with staged() as staging, staging.path(path).open("w", newline="") as stream:
+        csv.writer(stream).writerows([head, *filter(kept, rows)])
