@@ -130,7 +130,9 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(config: Path) -> None:
     change(config, "max_steps = 3", "max_steps = 1000000")
     process = subprocess.Popen(
         [sys.executable, "-m", "snrecon", "train", str(config)], stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, start_new_session=True)
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # What runs in the background ignores Ctrl-C, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     try:
         limit = time.monotonic() + 240
         while not (config.parent / "run" / "last.ckpt").exists():
