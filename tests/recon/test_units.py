@@ -52,7 +52,7 @@ def test_a_root_of_squares_is_in_units_of_k_space():
 
 
 def test_without_noise_estimated_maps_keep_the_units_of_k_space():
-    image, units = recon.load("sense").reconstruct(scan_with(10.0, maps=False, noise=False))
+    image, units, _ = recon.load("sense").reconstruct(scan_with(10.0, maps=False, noise=False))
     assert units.startswith("k-space units")
     assert float(image[12, 12].abs()) == pytest.approx(3 * 2 * 10, rel=0.05)
 
