@@ -106,7 +106,7 @@ class Linearization:
         )
 
     def _trusted(self, result: Tensor, tangents: Tensor) -> bool:
-        """Whether traced products ``result`` are those of ``torch.func.jvp``.
+        """Whether traced products ``result`` are those of ``torch.func.jvp``, and it has some.
 
         Tracing takes whatever leaves torch (numpy) for a constant, and constants that the function
         changes in place for what they were before, all without an error.
@@ -120,7 +120,7 @@ class Linearization:
         except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
             if _final(error):
                 raise
-            return True  # nothing to compare with
+            return False
         distance = torch.linalg.vector_norm(result[0] - wanted)
         return bool(distance <= TRACED * torch.linalg.vector_norm(wanted))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -15,15 +14,13 @@ from snrecon.training.batch import Batch
 from snrecon.training.config import Config, DataConfig, SimulationConfig
 from snrecon.training.images import (
     Source,
-    data_folder,
     draw_image,
     draw_shapes,
     load_source,
 )
 from snrecon.training.measured import Measured
-from snrecon.training.prepare import INDEX
 from snrecon.training.simulate import Simulator
-from snrecon.training.slices import Volume, open_volumes
+from snrecon.training.slices import Volume, find_scans, open_volumes
 
 Item = tuple[Tensor, ...]
 """The tensors of a :class:`Batch`, which processes can hand to each other."""
@@ -65,19 +62,10 @@ def scans(entries: list[str], split: str) -> list[Volume]:
     Raises:
         InputError: if an entry cannot be read, or scans and images are mixed.
     """
-    found = [place for entry in entries if (place := _scan_place(entry)) is not None]
+    found = [place for entry in entries if (place := find_scans(entry)) is not None]
     if found and len(found) < len(entries):
         raise InputError("the data of a training are either images or measured scans, not both.")
     return [volume for place in found for volume in open_volumes(place, split)]
-
-
-def _scan_place(entry: str) -> Path | None:
-    for place in (Path(entry), data_folder() / entry):
-        if place.is_dir() and ((place / INDEX).is_file() or any(place.glob("*.h5"))):
-            return place
-        if place.is_file() and place.suffix == ".h5":
-            return place
-    return None
 
 
 @dataclass(frozen=True, eq=False)
