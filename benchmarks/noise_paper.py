@@ -227,14 +227,19 @@ def measure(setting: Setting, cache: Path | None = CACHE) -> Cell:
         return done
     chosen = setting.case()
     problem = Problem.of(load(setting.network), chosen.scan)
-    pair = (_seconds(sketch, problem), _seconds(replicas, problem))
     probe = problem.colouring(random_phase(problem, 13, range(1)))
     _, size = peak_bytes(lambda: problem.linearization.jvp(probe))
     checked = linearity_check(problem.bound, chosen.scan, draws=24 if setting.many else 8, seed=4,
                               region=chosen.head)
-    probes, samples = (state_of(setting, problem, name, cache) for name in ("sketch", "replicas"))
+    states, pair = [], []
+    for name, count in (("sketch", setting.probes), ("replicas", setting.samples)):
+        begun = time.perf_counter()
+        states.append(state_of(setting, problem, name, cache))
+        pair.append((time.perf_counter() - begun) / count)
+    probes, samples = states
     more: dict[str, Any] = {}
     if setting.many:
+        pair = [_seconds(sketch, problem), _seconds(replicas, problem)]
         small = state_of(setting, problem, "small", cache)
         more["small"] = compare(probes, small, chosen.head)["ratio"]
         voxels = drawn_voxels(chosen.head & (sigma_complex(samples)[0] > 0), VOXELS)
@@ -243,7 +248,8 @@ def measure(setting: Setting, cache: Path | None = CACHE) -> Cell:
         more["exact_replicas"] = against_exact(samples, truth, voxels)
     cell = Cell(weights=weights_checksum(setting.network), acceleration=chosen.scan.acceleration,
                 residual=checked.overall, predicted=1 / checked.ratio,
-                predicted_error=checked.ratio_error / checked.ratio**2, seconds=pair, bytes=size,
+                predicted_error=checked.ratio_error / checked.ratio**2,
+                seconds=(pair[0], pair[1]), bytes=size,
                 **compare(probes, samples, chosen.head), **more)
     cells.write(cache, setting.name, asdict(cell))
     return cell
@@ -259,7 +265,7 @@ def drawn_voxels(region: Tensor, count: int, seed: int = 6) -> Tensor:
 
 
 def _seconds(estimator: Callable[..., State], problem: Problem) -> float:
-    """Seconds a sample, set-up not counted."""
+    """Seconds a sample, set-up not counted: for cells whose samples may have been kept."""
     estimator(problem, tolerance=0, max_passes=4, seed=11)
     begun = time.perf_counter()
     estimator(problem, tolerance=0, max_passes=16, seed=12)
