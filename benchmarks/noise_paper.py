@@ -12,8 +12,8 @@ measured brains and the networks those that ship. Compared is ``sigma_complex``,
 - the linearity residual, root mean square of ``f(y + n) - f(y) - J n`` over that of ``J n``, and
   the ratio that the linearity check predicts;
 - seconds a probe and a replica, and the bytes that a probe holds;
-- in the named cells also the mean ratio to replicas with the noise scaled by 0.01, where first
-  order must hold, and both maps against exact rows at voxels drawn from the head.
+- in the named cells also mean ratio and corrected correlation with replicas whose noise is scaled
+  by 0.01, where first order must hold, and both maps against exact rows at voxels drawn from the head.
 
 A noise level alpha means a scan with alpha times the noise SD: noise of SD ``sqrt(alpha^2 - 1)``
 times the measured one is added to the data, and the covariance told to every method grows with it.
@@ -122,6 +122,8 @@ class Cell:
     bytes: int
     small: float | None = None
     """Mean ratio to replicas with the noise scaled by 0.01."""
+    small_corrected: float | None = None
+    """Correlation with them inside the head, corrected for sampling error."""
     exact_sketch: tuple[float, float, float] | None = None
     """Sketch at the exact voxels: mean ratio, relative RMS difference, and what of the latter its
     sampling error would leave."""
@@ -241,7 +243,8 @@ def measure(setting: Setting, cache: Path | None = CACHE) -> Cell:
     if setting.many:
         pair = [_seconds(sketch, problem), _seconds(replicas, problem)]
         small = state_of(setting, problem, "small", cache)
-        more["small"] = compare(probes, small, chosen.head)["ratio"]
+        limit = compare(probes, small, chosen.head)
+        more |= {"small": limit["ratio"], "small_corrected": limit["corrected"]}
         voxels = drawn_voxels(chosen.head & (sigma_complex(samples)[0] > 0), VOXELS)
         truth = exact(problem, voxels=voxels).sigma_complex
         more["exact_sketch"] = against_exact(probes, truth, voxels)

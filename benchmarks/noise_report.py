@@ -53,9 +53,11 @@ def named_tables(cells: Cells) -> str:
           f"{100 * c.ceiling:.2f} / {100 * c.floor:.2f}", *published(s.network),
           f"{c.corrected:.4f}") for s, c in cells.items()])
     order = table(
-        ["scan", "network", "mean ratio, noise x 0.01", "RMS ratio, true noise",
+        ["scan", "network", "mean ratio, noise x 0.01", "corrected r, noise x 0.01",
+         "RMS ratio, true noise",
          "predicted by the linearity check", "linearity residual, %", "difference, %"],
-        [(s.scan, s.network, _optional(c.small), f"{c.rms_ratio:.4f}",
+        [(s.scan, s.network, _optional(c.small), _optional(c.small_corrected),
+          f"{c.rms_ratio:.4f}",
           f"{c.predicted:.4f} +- {c.predicted_error:.4f}", f"{100 * c.residual:.1f}",
           f"{100 * c.difference:.1f}") for s, c in cells.items()])
     truth = table(
