@@ -13,7 +13,8 @@ measured brains and the networks those that ship. Compared is ``sigma_complex``,
   the ratio that the linearity check predicts;
 - seconds a probe and a replica, and the bytes that a probe holds;
 - in the named cells also mean ratio and corrected correlation with replicas whose noise is scaled
-  by 0.01, where first order must hold, and both maps against exact rows at voxels drawn from the head.
+  by 0.01, where first order must hold, and both maps against exact rows at voxels drawn from the
+  head.
 
 A noise level alpha means a scan with alpha times the noise SD: noise of SD ``sqrt(alpha^2 - 1)``
 times the measured one is added to the data, and the covariance told to every method grows with it.
