@@ -20,11 +20,11 @@ CELL = Cell(
 
 def test_named_tables_print_ours_beside_the_published() -> None:
     deep = Setting("pulseq", "modl", 8.0, 1.0, "random", 1000, 3000)
-    found = replace(CELL, small=1.0003, exact_sketch=(0.999, 0.016, 0.0158),
+    found = replace(CELL, small=1.0003, small_corrected=0.9999, exact_sketch=(0.999, 0.016, 0.0158),
                     exact_replicas=(0.98, 0.03, 0.009))
     text = noise_report.named_tables({deep: found, replace(deep, network="varnet:own"): CELL})
     assert "| 99.10 / 1.20 | 99.30 / 1.10 | 99.9 / 0.5 | 99.7 / 1.1 | 0.9985 |" in text
-    assert "| 1.0003 | 1.0200 | 1.0180 +- 0.0020 | 5.0 | 3.0 |" in text
+    assert "| 1.0003 | 0.9999 | 1.0200 | 1.0180 +- 0.0020 | 5.0 | 3.0 |" in text
     assert "| 0.9990 | 1.60 (1.58) | 0.9800 | 3.00 (0.90) |" in text
     assert "| 40 | 30 | 1.33 | 12 |" in text
     assert "| varnet:own | 7.90 | 99.10 / 1.20 | 99.30 / 1.10 | - | - |" in text
