@@ -22,7 +22,7 @@ from snrecon.cli.options import (
 from snrecon.cli.progress import Progress
 from snrecon.errors import InputError
 
-ESTIMATORS = ("auto", "analytic", "exact", "sketch", "replicas")
+ESTIMATORS = ("auto", "analytic", "exact", "certified", "corrected", "sketch", "replicas")
 
 
 def add(commands: Any) -> None:
@@ -39,7 +39,8 @@ def add(commands: Any) -> None:
     group.add_argument("--estimator", choices=ESTIMATORS, default="auto")
     group.add_argument(
         "--tolerance", metavar="T", type=non_negative, default=0.05,
-        help="stop at this relative standard error of sigma (default 0.05); 0 runs to --max-passes",
+        help="stop at this relative error of sigma (default 0.05), certified where the estimator "
+        "certifies; 0 runs to --max-passes",
     )  # fmt: skip
     group.add_argument("--max-passes", metavar="N", type=count, help="stop after N passes")
     group.add_argument("--seed", metavar="S", type=count, default=0, help="seed of the probes")
@@ -47,6 +48,11 @@ def add(commands: Any) -> None:
         "--state", metavar="FILE", type=Path,
         help="keep the work here (the analytic map has none): an interrupted run continues, "
         "states of other seeds merge",
+    )  # fmt: skip
+    group.add_argument(
+        "--compress", metavar="SHARE", type=positive,
+        help="exact rows: voxels share a pass where at most SHARE (1e-4, say) of a row's energy "
+        "lies in a neighbour's part",
     )  # fmt: skip
     group.add_argument(
         "--dither", metavar="FRACTION", type=positive,
@@ -77,6 +83,7 @@ def run(args: argparse.Namespace) -> None:
             seed=args.seed,
             progress=progress,
             state=args.state,
+            compress=args.compress,
         )
     if args.dither is not None:
         result = dither(result, args.dither, seed=args.seed)
@@ -104,6 +111,8 @@ def _check(args: argparse.Namespace) -> None:
             )
         if args.lamda is not None:
             raise InputError("--lambda belongs to --method; write it into the --command itself.")
+    if args.compress is not None and args.estimator != "exact":
+        raise InputError("--compress is for --estimator exact only.")
     if args.tolerance >= 1:
         raise InputError(f"--tolerance {args.tolerance:g} must lie below 1, e.g. 0.05.")
     if args.tolerance == 0 and args.max_passes is None:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from snrecon.physics.precision import lowered
+
 Gate = list[Tensor]
 """Where each rectifier was open at the primal point, 0 or 1 in bytes."""
 
@@ -69,8 +71,10 @@ class HourglassCNN(nn.Module):
         return y, gates
 
     def tangent(self, x: Tensor, gates: Gate) -> Tensor:
-        """Derivative along tangents ``(batch, inputs, ky, kx)``; no gradients pass through."""
+        """Derivative along tangents ``(batch, inputs, ky, kx)``, in the precision asked for
+        (:mod:`snrecon.physics.precision`); no gradients pass through."""
         grid = x.shape[-2:]
+        x = lowered(x)
         # Kept in bytes for their size. A CPU turns bytes to numbers several times faster than
         # booleans, and a product with either directly is slower still.
         enter, fine_gate, down, coarse1, coarse2, merge_gate, merge = (
@@ -79,7 +83,7 @@ class HourglassCNN(nn.Module):
         fine = _linear(self.fine, _linear(self.enter, x).mul_(enter)).mul_(fine_gate)
         coarse = _linear(self.coarse1, _linear(self.down, fine).mul_(down)).mul_(coarse1)
         coarse = _linear(self.coarse2, coarse).mul_(coarse2)
-        up = functional.conv_transpose2d(coarse, self.up.weight, stride=2)
+        up = functional.conv_transpose2d(coarse, self.up.weight.to(x.dtype), stride=2)
         merged = up.add_(fine).mul_(merge_gate)
         return _linear(self.leave, _linear(self.merge, merged).mul_(merge))[
             ..., : grid[0], : grid[1]
@@ -87,7 +91,8 @@ class HourglassCNN(nn.Module):
 
 
 def _linear(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    return functional.conv2d(x, layer.weight, stride=layer.stride, padding=layer.padding)
+    weight = layer.weight.to(x.dtype)
+    return functional.conv2d(x, weight, stride=layer.stride, padding=layer.padding)
 
 
 def _even(x: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from snrecon.physics.precision import lowered
+
 Tangent = Callable[[Tensor], Tensor]
 
 
@@ -77,9 +79,17 @@ def linearize_layers(block: nn.Module, x: Tensor) -> tuple[Tensor, Tangent]:
 
 def _without_bias(layer: nn.Conv2d | nn.ConvTranspose2d) -> Tangent:
     weight = layer.weight.detach()
-    if isinstance(layer, nn.Conv2d):
-        return lambda dx: functional.conv2d(dx, weight, padding=layer.padding)
-    return lambda dx: functional.conv_transpose2d(dx, weight, stride=layer.stride)
+
+    def tangent(dx: Tensor) -> Tensor:
+        low = lowered(dx)
+        kernel = weight.to(low.dtype)
+        if isinstance(layer, nn.Conv2d):
+            y = functional.conv2d(low, kernel, padding=layer.padding)
+        else:
+            y = functional.conv_transpose2d(low, kernel, stride=layer.stride)
+        return y.to(dx.dtype)
+
+    return tangent
 
 
 def _linearize_norm(layer: nn.InstanceNorm2d, x: Tensor) -> tuple[Tensor, Tangent]:

@@ -19,6 +19,7 @@ from torch.nn import functional
 from snrecon.errors import InputError
 from snrecon.networks.regularised import Regularised
 from snrecon.networks.varnet import Gram, d_normalised, noise_level, root_mean_square
+from snrecon.physics.precision import lowered
 from snrecon.physics.solvers import conjugate_gradient, linear_solve, linearized_steps
 
 INITIAL_LAMBDA = 0.05
@@ -166,12 +167,12 @@ class MoDL(nn.Module):
 
     def _denoise_tangent(self, dx: Tensor, d_level: Tensor, gates: list[Tensor]) -> Tensor:
         """The derivative of :meth:`_denoise` where its rectifiers were open."""
-        h = torch.cat([torch.view_as_real(dx).movedim(-1, 1), d_level], dim=1)
+        h = lowered(torch.cat([torch.view_as_real(dx).movedim(-1, 1), d_level], dim=1))
         for layer, gate in zip(self.cnn, [*gates, None], strict=True):
             assert isinstance(layer, nn.Conv2d)
-            h = functional.conv2d(h, layer.weight, padding=1)
+            h = functional.conv2d(h, layer.weight.to(h.dtype), padding=1)
             h = h if gate is None else h.mul_(gate.to(h.dtype))
-        return dx + torch.view_as_complex(h.movedim(1, -1).contiguous())
+        return dx + torch.view_as_complex(h.to(dx.real.dtype).movedim(1, -1).contiguous())
 
     def _denoise(self, x: Tensor, level: Tensor, gates: list[Tensor] | None = None) -> Tensor:
         """``x`` plus the CNN's correction, ``(batch, ky, kx)``; ``gates`` gets where its rectifiers

@@ -1,5 +1,6 @@
 """Noise maps of reconstructions, and what else Jacobian products can tell about noise."""
 
+from snrecon.noise.acquire import Acquisition, acquire
 from snrecon.noise.analytic import pruessmann_g
 from snrecon.noise.dither import dither
 from snrecon.noise.estimate import ESTIMATORS, noise_map
@@ -12,9 +13,11 @@ from snrecon.noise.rician import rician_mean_sd, rician_sigma
 
 __all__ = [
     "ESTIMATORS",
+    "Acquisition",
     "Linearity",
     "RegionNoise",
     "RepetitionCheck",
+    "acquire",
     "attribution",
     "dither",
     "linearity_check",

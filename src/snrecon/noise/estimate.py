@@ -13,6 +13,8 @@ from torch import Tensor
 from snrecon.data import NoiseMap, Scan
 from snrecon.errors import InputError, SnreconWarning
 from snrecon.noise.analytic import analytic, unsupported
+from snrecon.noise.certified import certified_map
+from snrecon.noise.corrected import corrected_map
 from snrecon.noise.exact import exact
 from snrecon.noise.problem import Problem, Progress, Reconstruction
 from snrecon.noise.replicas import replicas
@@ -20,8 +22,11 @@ from snrecon.noise.sampling import StateFile
 from snrecon.noise.sketch import sketch
 from snrecon.physics.jacobian import NotDifferentiableError
 
-Estimator = Literal["auto", "analytic", "exact", "sketch", "replicas"]
-ESTIMATORS = ("auto", "analytic", "exact", "sketch", "replicas")
+Estimator = Literal["auto", "analytic", "exact", "certified", "corrected", "sketch", "replicas"]
+ESTIMATORS = ("auto", "analytic", "exact", "certified", "corrected", "sketch", "replicas")
+SAMPLED = ("auto", "certified", "corrected", "sketch", "replicas")
+
+JACOBIAN = {"certified": certified_map, "corrected": corrected_map, "sketch": sketch}
 
 
 def noise_map(
@@ -37,6 +42,7 @@ def noise_map(
     voxels: Tensor | None = None,
     chunk: int | None = None,
     noise_scale: float = 1.0,
+    compress: float | None = None,
 ) -> NoiseMap:
     """Reconstruct and map the noise of every voxel.
 
@@ -46,10 +52,14 @@ def noise_map(
             receives ``scan.kspace`` exactly as loaded.
         scan: One slice, a 3D grid, or a stack (each slice on its own); its noise must be known.
         estimator: ``analytic`` (closed form), ``exact`` (one VJP a row), ``sketch`` (Jacobian
-            products of random-phase probes), ``replicas`` (Monte Carlo), or ``auto``: the first of
-            analytic, sketch, replicas that the method allows; ``details["why"]`` says why.
-        tolerance: RMS over voxels with ``|x| >= 3 sigma`` of the relative standard error of sigma
-            at which sketch and replicas stop; 0 runs to ``max_passes``.
+            products of random-phase probes), ``certified`` (the same products, more made of them,
+            and their error measured on probes held out), ``corrected`` (that map, corrected by a
+            few noisy reconstructions for what first order leaves out), ``replicas`` (Monte Carlo),
+            or ``auto``: the first of analytic, sketch, replicas that the method allows;
+            ``details["why"]`` says why.
+        tolerance: Relative RMS error of sigma over voxels with ``|x| >= 3 sigma`` at which to stop;
+            0 runs to ``max_passes``. Of the certified estimator it is the upper 95 % limit; sketch
+            and replicas take their standard error.
         max_passes: Largest number of probes or replicas, each slice.
         seed: Seed of probes and replicas; same seed, same result.
         progress: ``progress(done, total, message)``.
@@ -58,6 +68,8 @@ def noise_map(
         voxels: Boolean ``(*image)``: rows wanted from ``exact``; others are 0.
         chunk: Probes at once; by default from the memory at hand.
         noise_scale: Replicas only: noise of this many times its SD, the result divided by it.
+        compress: Exact rows only: voxels share VJPs where at most this share of a row's energy,
+            1e-4 say, lies in a neighbour's part.
 
     Returns:
         NoiseMap with image, maps and what was frozen.
@@ -72,12 +84,14 @@ def noise_map(
         raise InputError(f"tolerance must be 0 or a positive number, not {tolerance}.")
     if max_passes is not None and max_passes < 1:
         raise InputError(f"max_passes must be at least 1, not {max_passes}.")
-    if tolerance == 0 and max_passes is None and estimator in ("auto", "sketch", "replicas"):
+    if tolerance == 0 and max_passes is None and estimator in SAMPLED:
         raise InputError("with tolerance 0 the number of passes must be given (max_passes).")
     if not 0 < noise_scale < float("inf"):
         raise InputError(f"noise_scale must be positive and finite, not {noise_scale}.")
     if voxels is not None and estimator not in ("auto", "exact"):
         raise InputError("a choice of voxels is for the exact estimator only.")
+    if compress is not None and estimator != "exact":
+        raise InputError("compressed rows (compress) are for the exact estimator only.")
     scan.require_noise()
     options: dict[str, Any] = {
         "tolerance": tolerance,
@@ -97,6 +111,7 @@ def noise_map(
                 StateFile.at(state, index),
                 None if voxels is None else (voxels[index] if scan.layout == "stack" else voxels),
                 noise_scale,
+                compress,
             )
         )
     if state is not None and any(result.estimator == "analytic" for result in results):
@@ -113,6 +128,7 @@ def _slice_map(
     state_file: StateFile | None,
     voxels: Tensor | None,
     noise_scale: float,
+    compress: float | None,
 ) -> NoiseMap:
     chosen, why = (estimator, "as asked") if estimator != "auto" else _choose(problem, voxels)
     facts = {**_facts(problem), "why": why}
@@ -124,15 +140,16 @@ def _slice_map(
             rows = exact(
                 problem,
                 voxels=voxels,
+                compress=compress,
                 progress=progress,
                 state_file=state_file,
                 chunk=chunk,
                 details=facts,
             )
             return replace(rows, seed=options["seed"])
-        if chosen == "sketch":
-            state = sketch(problem, **options, state_file=state_file, details=facts)
-            return state.result()
+        if chosen in JACOBIAN:
+            run = JACOBIAN[chosen]
+            return run(problem, **options, state_file=state_file, details=facts).result()
     except NotDifferentiableError as error:
         if estimator != "auto":
             source = problem.scan.source
@@ -193,5 +210,19 @@ def stacked(results: list[NoiseMap]) -> NoiseMap:
         passes=sum(r.passes for r in results),
         acceleration=len(results) / sum(1 / r.acceleration for r in results),
         layout="stack",
-        details={**first.details, "slices": len(results)},
+        details={**first.details, **_worst(results), "slices": len(results)},
     )
+
+
+def _worst(results: list[NoiseMap]) -> dict[str, object]:
+    """What the slices know of their error, the largest of each figure."""
+    worst: dict[str, object] = {}
+    if all("compression_error" in r.details for r in results):
+        worst["compression_error"] = max(r.details["compression_error"] for r in results)
+    certificates = [r.details.get("certificate") for r in results]
+    if any(certificates):
+        known = all(certificates)  # one slice without a certificate leaves all without
+        worst["certificate"] = {
+            key: max(c[key] for c in certificates if c) for key in certificates[0] or {}
+        } if known else None
+    return worst

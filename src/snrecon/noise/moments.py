@@ -7,9 +7,12 @@ sums are kept, so memory does not depend on the number of samples.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+
+from snrecon.noise.accumulated import Accumulated, Found
 
 NAMES = ("a1", "a2", "a3", "a4", "b1", "b2", "ab")
 GAUSSIAN = 2.0
@@ -17,7 +20,7 @@ GAUSSIAN = 2.0
 
 
 @dataclass(eq=False)
-class Moments:
+class Moments(Accumulated):
     """Sums over samples, float64, each of the image's shape.
 
     ``a1..a4``: powers of the component along the phase; ``b1, b2``: across it; ``ab``: their
@@ -25,6 +28,7 @@ class Moments:
     products) or has to be estimated (replicas of a nonlinear reconstruction).
     """
 
+    kind: ClassVar[str] = "moments"
     count: int
     sums: dict[str, Tensor]
     zero_mean: bool
@@ -59,6 +63,34 @@ class Moments:
         """The sums of both sets of (independent) samples."""
         sums = {name: self.sums[name] + other.sums[name] for name in NAMES}
         return Moments(self.count + other.count, sums, self.zero_mean and other.zero_mean)
+
+    @property
+    def samples(self) -> int:
+        """Samples so far."""
+        return self.count
+
+    def to(self, device: torch.device) -> Moments:
+        """The same on another device."""
+        sums = {name: total.to(device) for name, total in self.sums.items()}
+        return Moments(self.count, sums, self.zero_mean)
+
+    def result(self, image: Tensor) -> Found:
+        """The sample covariance, and its standard error from fourth moments."""
+        return Found(self.covariance(), self.sigma()[1])
+
+    def arrays(self) -> dict[str, Tensor]:
+        """The sums."""
+        return self.sums
+
+    def attributes(self) -> dict[str, Any]:
+        """``count`` and ``zero_mean``."""
+        return {"count": self.count, "zero_mean": self.zero_mean}
+
+    @classmethod
+    def restored(cls, arrays: dict[str, Tensor], attributes: dict[str, Any]) -> Moments:
+        """From a state file."""
+        sums = {name: arrays[name].double() for name in NAMES}
+        return Moments(int(attributes["count"]), sums, bool(attributes["zero_mean"]))
 
     @property
     def _degrees(self) -> int:

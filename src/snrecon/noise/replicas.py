@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from snrecon.noise.problem import Problem, Progress, probe_generator
-from snrecon.noise.sampling import StateFile, run
+from snrecon.noise.sampling import Rule, StateFile, run
 from snrecon.noise.state import State
 
 STREAM = 2
@@ -59,7 +59,7 @@ def replicas(
         problem,
         sampler,
         estimator="replicas",
-        zero_mean=False,
+        rule=Rule(problem, zero_mean=False),
         tolerance=tolerance,
         max_passes=max_passes,
         seed=seed,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from snrecon.data import relative_error
 from snrecon.errors import InputError, SnreconWarning
+from snrecon.noise.accumulated import Accumulated
 from snrecon.noise.memory import CPU_CAP, chunk_size, peak_bytes
 from snrecon.noise.moments import Moments
 from snrecon.noise.problem import Problem, Progress
@@ -27,7 +28,46 @@ SAVE_EVERY = 10.0
 UNLIMITED = 10**9
 
 Sampler = Callable[[range], Tensor]
-"""Numbers of the samples to image perturbations ``dx``, ``(len, *image)``."""
+"""Numbers of the samples to image perturbations ``dx``, ``(len, *image)``, or what else a
+:class:`Rule` adds up."""
+
+
+class Rule:
+    """What is kept of the samples, and what is known of the map's error: plain moments, and the
+    sampling error that they tell.
+
+    Args:
+        problem: Function, scan and noise.
+        zero_mean: Whether the mean of a sample is known to be zero.
+    """
+
+    early = True
+    """The first error is looked at as soon as there is one."""
+    meaning = ""
+    """What the error is, before its number."""
+
+    def __init__(self, problem: Problem, zero_mean: bool) -> None:
+        self.problem, self.zero_mean = problem, zero_mean
+
+    def empty(self) -> Accumulated:
+        """No samples."""
+        return Moments.empty(self.problem.image, self.zero_mean)
+
+    def added(self, state: State, samples: Tensor, indices: range) -> Accumulated:
+        """The state's moments with some samples more."""
+        assert isinstance(state.moments, Moments)
+        return state.moments.added(*self.problem.project(samples))
+
+    def decides(self, count: int) -> bool:
+        """Whether the error is looked at after ``count`` samples: a schedule fixed beforehand."""
+        return count > 0 and count % BLOCK == 0
+
+    def error(self, state: State) -> float:
+        """What is compared with the tolerance; infinite while unknown."""
+        if state.moments.samples < 2:
+            return math.inf
+        assert isinstance(state.moments, Moments)
+        return relative_error(state.image, *state.moments.sigma())
 
 
 @dataclass
@@ -63,7 +103,7 @@ def run(
     sampler: Sampler,
     *,
     estimator: str,
-    zero_mean: bool,
+    rule: Rule,
     tolerance: float,
     max_passes: int | None,
     seed: int,
@@ -79,44 +119,46 @@ def run(
     Raises:
         InputError: if the state file belongs to another scan, method, estimator or seed.
     """
-    state = _start(problem, estimator, zero_mean, seed, state_file, details)
+    state = _start(problem, estimator, rule, seed, state_file, details)
     limit = UNLIMITED if max_passes is None else max_passes
     done = state.seeds.get(seed, 0)
-    others = state.moments.count - done
+    others = state.moments.samples - done
     limit -= others
     saved = time.monotonic()
     unsaved = False
     try:
-        error, total = _error(state), max_passes
-        while done < limit and not _finished(state, tolerance, error):
+        error, total = rule.error(state), max_passes
+        while done < limit and not _finished(rule, state, tolerance, error):
             indices = _next(done, limit, chunk)
             dx, chunk = _draw(sampler, indices, chunk, problem)
             done = indices.stop
             # One assignment: an interrupt finds the state before this chunk, or after it.
             state = replace(
                 state,
-                moments=state.moments.added(*problem.project(dx)),
+                moments=rule.added(state, dx, indices),
                 seeds={**state.seeds, seed: done},
             )
             unsaved = True
             # The error costs several passes over the image: only where it can decide something.
-            if state.moments.count % BLOCK == 0 or not math.isfinite(error):
-                error = _error(state)
+            early = rule.early and not math.isfinite(error)
+            if early or rule.decides(state.moments.samples):
+                error = rule.error(state)
                 total = _expected(state, tolerance, error, max_passes)
             if progress is not None:
                 known = f": error of sigma {error:.1%}" if math.isfinite(error) else ""
-                progress(state.moments.count, total, f"{estimator}{known}")
+                progress(state.moments.samples, total, f"{estimator}{known}")
             if state_file is not None and time.monotonic() - saved > SAVE_EVERY:
                 state_file.write(state)
                 saved, unsaved = time.monotonic(), False
     finally:
         if state_file is not None and unsaved:
             state_file.write(state)
-    error = _error(state)
-    if not _finished(state, tolerance, error) and tolerance > 0:
+    error = rule.error(state)
+    if tolerance > 0 and not _finished(rule, state, tolerance, error):
         warnings.warn(
-            f"the noise map's error is {error:.1%} after {state.moments.count} passes, above the "
-            f"tolerance of {tolerance:.1%}; raise max_passes (--max-passes) to reach it.",
+            f"the noise map's error is {rule.meaning}{error:.1%} after {state.moments.samples} "
+            f"passes, above the tolerance of {tolerance:.1%}; raise max_passes (--max-passes) to "
+            "reach it.",
             SnreconWarning,
             stacklevel=2,
         )
@@ -126,7 +168,7 @@ def run(
 def _start(
     problem: Problem,
     estimator: str,
-    zero_mean: bool,
+    rule: Rule,
     seed: int,
     state_file: StateFile | None,
     details: dict[str, object],
@@ -143,8 +185,7 @@ def _start(
     }
     stored = state_file.stored() if state_file is not None else None
     if stored is None:
-        moments = Moments.empty(problem.image, zero_mean)
-        return State(moments, problem.image, problem.full_sigma, header)
+        return State(rule.empty(), problem.image, problem.full_sigma, header)
     assert state_file is not None
     for key, what in (("fingerprint", "scan or method"), ("estimator", "estimator")):
         if stored.header[key] != header[key]:
@@ -162,8 +203,7 @@ def _start(
             "use that seed to go on, or another --state file and merge the two."
         )
     device = problem.image.device
-    stored.moments.sums = {k: v.to(device) for k, v in stored.moments.sums.items()}
-    return State(stored.moments, problem.image, problem.full_sigma, header, stored.seeds)
+    return State(stored.moments.to(device), problem.image, problem.full_sigma, header, stored.seeds)
 
 
 def _next(start: int, limit: int, chunk: int | None) -> range:
@@ -198,16 +238,8 @@ def _at_once(problem: Problem) -> int | None:
     return problem.bound.at_once or (CPU_CAP if repeats_primal else None)
 
 
-def _error(state: State) -> float:
-    if state.moments.count < 2:
-        return math.inf
-    sigma, error = state.moments.sigma()
-    return relative_error(state.image, sigma, error)
-
-
-def _finished(state: State, tolerance: float, error: float) -> bool:
-    on_schedule = state.moments.count > 0 and state.moments.count % BLOCK == 0
-    return tolerance > 0 and on_schedule and error <= tolerance
+def _finished(rule: Rule, state: State, tolerance: float, error: float) -> bool:
+    return tolerance > 0 and rule.decides(state.moments.samples) and error <= tolerance
 
 
 def _expected(
@@ -215,5 +247,5 @@ def _expected(
 ) -> int | None:
     if tolerance <= 0 or not math.isfinite(error):
         return max_passes
-    needed = math.ceil(state.moments.count * (error / tolerance) ** 2 / BLOCK) * BLOCK
+    needed = math.ceil(state.moments.samples * (error / tolerance) ** 2 / BLOCK) * BLOCK
     return needed if max_passes is None else min(needed, max_passes)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from snrecon.noise.derivative import require_derivative
 from snrecon.noise.problem import Problem, Progress, probe_generator
-from snrecon.noise.sampling import StateFile, run
+from snrecon.noise.sampling import Rule, StateFile, run
 from snrecon.noise.state import State
 
 STREAM = 1
@@ -73,7 +73,7 @@ def sketch(
         problem,
         sampler,
         estimator="sketch",
-        zero_mean=True,
+        rule=Rule(problem, zero_mean=True),
         tolerance=tolerance,
         max_passes=max_passes,
         seed=seed,

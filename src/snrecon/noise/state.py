@@ -14,16 +14,22 @@ from torch import Tensor
 
 from snrecon.data import CONVENTION, Geometry, NoiseMap
 from snrecon.errors import InputError
-from snrecon.noise.moments import NAMES, Moments
+from snrecon.noise.accumulated import Accumulated
+from snrecon.noise.folds import FoldMoments
+from snrecon.noise.moments import Moments
+from snrecon.noise.pairs import PairMoments
 
 VERSION = 1
+KINDS: dict[str, type[Accumulated]] = {
+    kind.kind: kind for kind in (Moments, FoldMoments, PairMoments)
+}
 
 
 @dataclass(eq=False)
 class State:
     """Moments of one slice (or 3D grid) and all that is needed to turn them into a NoiseMap."""
 
-    moments: Moments
+    moments: Accumulated
     image: Tensor
     full_sigma: Tensor | None
     header: dict[str, Any]
@@ -56,16 +62,17 @@ class State:
 
     def result(self) -> NoiseMap:
         """The noise map of the samples so far."""
-        _, error = self.moments.sigma()
         seeds = sorted(self.seeds)
         details = {**self.header["details"], "seeds": {str(k): v for k, v in self.seeds.items()}}
+        found = self.moments.result(self.image)
+        details |= found.facts
         return assemble(
             self.image,
-            self.moments.covariance(),
-            standard_error=error,
+            found.covariance,
+            standard_error=found.standard_error,
             full_sigma=self.full_sigma,
             estimator=self.header["estimator"],
-            passes=float(self.moments.count),
+            passes=self.moments.passes,
             seed=seeds[0] if seeds else None,
             header=self.header,
             details=details,
@@ -154,13 +161,14 @@ def save_states(states: dict[int, State], path: Path) -> None:
                 if isinstance(geometry, Geometry):
                     header["geometry"] = {k: list(v) for k, v in vars(geometry).items()}
                 group.attrs["header"] = json.dumps(header, default=str)
-                group.attrs["count"] = state.moments.count
-                group.attrs["zero_mean"] = state.moments.zero_mean
+                group.attrs["kind"] = state.moments.kind
+                for name, number in state.moments.attributes().items():
+                    group.attrs[name] = number
                 group["image"] = state.image.cpu().numpy()
                 if state.full_sigma is not None:
                     group["full_sigma"] = state.full_sigma.cpu().numpy()
-                for name in NAMES:
-                    group[name] = state.moments.sums[name].cpu().numpy()
+                for name, part in state.moments.arrays().items():
+                    group[name] = part.cpu().numpy()
         os.replace(temporary, path)
     except OSError as error:
         raise InputError(f"{path}: the state could not be written ({error}).") from error
@@ -188,13 +196,15 @@ def load_states(path: Path) -> dict[int, State]:
                 seeds = {int(k): int(v) for k, v in header.pop("seeds").items()}
                 arrays = {key: torch.from_numpy(np.asarray(group[key])) for key in group}
                 image = arrays["image"]
-                if any(arrays[key].shape != image.shape for key in NAMES):
+                attributes = dict(group.attrs)
+                kind = KINDS[str(attributes.get("kind", Moments.kind))]
+                moments = kind.restored(arrays, attributes)
+                grids = {
+                    tuple(part.shape[-image.ndim :])
+                    for part in moments.arrays().values() if part.ndim >= image.ndim
+                }
+                if grids != {tuple(image.shape)}:
                     raise InputError(f"{path}: the state file is damaged (shapes differ).")
-                moments = Moments(
-                    int(group.attrs["count"]),
-                    {key: arrays[key].double() for key in NAMES},
-                    bool(group.attrs["zero_mean"]),
-                )
                 state = State(moments, image, arrays.get("full_sigma"), header, seeds)
                 states[int(name.removeprefix("slice_"))] = state
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
@@ -204,3 +214,4 @@ def load_states(path: Path) -> dict[int, State]:
     if not states:
         raise InputError(f"{path}: the state file is empty.")
     return states
+

@@ -95,6 +95,13 @@ def _seeds(result: NoiseMap) -> str:
 
 
 def _error(result: NoiseMap) -> str:
+    packed = result.details.get("compression_error")
+    if isinstance(packed, float):
+        return f"{packed:.2%} of sigma, found at voxels whose rows were taken alone"
     if result.standard_error is None or result.estimator in ("analytic", "exact"):
         return "none: the map is exact"
+    certificate = result.details.get("certificate")
+    if isinstance(certificate, Mapping) and result.estimator == "certified":
+        return (f"{certificate['error']:.2%} of sigma, at most {certificate['bound']:.2%} (95 %), "
+                "measured on probes held out (RMS where |x| >= 3 sigma)")
     return f"{result.relative_error:.2%} of sigma (RMS where |x| >= 3 sigma)"

@@ -1,0 +1,364 @@
+"""How many passes, and seconds, a noise map takes: each lever alone, and all together.
+
+Truth are exact first-order rows, compressed along the readout for masks that vary along one axis
+(:mod:`snrecon.noise.combs`), or of 400 voxels drawn from the head. Error is the root mean square of
+``sigma / truth - 1`` over these voxels. Compared are, from the same probes:
+
+- ``plain``: the sketch, the mean of its squares;
+- ``replicas``: Monte Carlo with the noise scaled by 0.01, where first order is what it samples;
+- ``control variate``: the surrogate's answers to the same probes, regressed out, nothing else;
+- ``shrinkage``: the certified map without a surrogate;
+- ``low precision``: the sketch with bfloat16 tangents;
+- ``certified``: everything, as ``noise_map`` does it; its bound is compared with its true error,
+  and its 95 % intervals with the share of voxels whose truth they hold.
+
+Every number of probes is tried on several disjoint blocks of them. A pass is a JVP; passes to an
+error are read off a straight line between the two nearest points, both logarithmic. Seconds are
+those of a probe of each kind, measured alternately in this run, times the passes, with the
+surrogate's set-up and the certificate at every stop added for ``certified``.
+
+    python -m benchmarks.estimators [--quick] [--networks ...] [--part I/N] [--finished]
+
+Cells are kept under ``build/benchmarks/estimators`` (:mod:`benchmarks.cells`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import cells
+from benchmarks.noise_paper import drawn_voxels
+from benchmarks.real_scans import ROOT, case
+from benchmarks.scores import weights_checksum
+from benchmarks.table import publish, table
+from snrecon.noise.certificate import certified
+from snrecon.noise.certified import schedule
+from snrecon.noise.crossfit import coefficients, controlled
+from snrecon.noise.exact import exact
+from snrecon.noise.folds import FOLDS, FoldMoments
+from snrecon.noise.memory import peak_bytes
+from snrecon.noise.problem import Problem
+from snrecon.noise.replicas import evaluate
+from snrecon.noise.sketch import random_phase
+from snrecon.noise.surrogate import LineSurrogate
+from snrecon.physics.precision import low_precision
+from snrecon.recon.registry import load
+
+CACHE = ROOT / "build" / "benchmarks" / "estimators"
+COUNTS = (8, 12, 16, 24, 32, 40, 56, 72, 96, 120, 152, 192, 240)
+PROBES = 480
+BLOCKS = 6
+"""Most blocks of probes that a number is tried on."""
+BATCH = 4
+VOXELS = 400
+LEAKAGE = 1e-3
+TARGETS = (0.10, 0.05)
+WAYS = ("plain", "replicas", "control variate", "shrinkage", "low precision", "certified")
+MASKS = (("random", 4.0), ("gaussian2d", 4.0))
+NETWORKS = ("varnet", "modl", "unet", "e2e_varnet")
+SCALE = 0.01
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A network on a scan with a mask."""
+
+    scan: str
+    network: str
+    kind: str
+    rate: float
+
+    @property
+    def name(self) -> str:
+        """File name of the cell."""
+        return f"{self.scan}-{self.network.replace(':', '-')}-{self.kind}-R{self.rate:g}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What was found."""
+
+    weights: str
+    probes: int
+    errors: dict[str, dict[str, list[float]]]
+    """Way, ``sigma`` or ``complex``: RMS relative error for each of :data:`COUNTS`."""
+    seconds: dict[str, float]
+    """A full and a low probe, a replica, a forward pass, the surrogate's answer and set-up, one
+    certificate."""
+    bounds: list[list[float]]
+    """True error and bound of every certified map."""
+    coverage: list[float]
+    """Share of voxels inside the certified map's 95 % interval, for each number of probes."""
+    rows: dict[str, float] = field(default_factory=dict)
+    """Exact rows: VJPs, seconds, forward passes per VJP, RMS difference to rows alone, spacing."""
+    bytes: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Components of all probes in the image's frame, each ``(probe, *image)``."""
+
+    full: Tensor
+    low: Tensor
+    noisy: Tensor
+    answer: Tensor | None
+    power: Tensor | None
+
+
+def draw(problem: Problem, surrogate: LineSurrogate | None, probes: int) -> tuple[
+        Samples, dict[str, float]]:
+    """All samples, and the seconds of one of each."""
+    kspace, frame = problem.scan.kspace, problem.direction.conj()
+    kinds: dict[str, list[Tensor]] = {"full": [], "low": [], "replica": [], "surrogate": []}
+    spent = dict.fromkeys((*kinds, "forward"), 0.0)
+
+    def timed(name: str, run: Callable[[], Tensor]) -> Tensor:
+        begun = time.perf_counter()
+        result = run()
+        spent[name] += time.perf_counter() - begun
+        return result
+
+    def low(noise: Tensor) -> Tensor:
+        with low_precision():
+            return problem.linearization.jvp(noise)
+
+    problem.linearization.jvp(problem.colouring(random_phase(problem, 99, range(BATCH))))
+    with torch.no_grad():
+        for start in range(0, probes, BATCH):
+            indices = range(start, min(start + BATCH, probes))
+            noise = problem.colouring(random_phase(problem, 1, indices))
+            kinds["full"].append(
+                timed("full", lambda n=noise: problem.linearization.jvp(n)))  # type: ignore[misc]
+            kinds["low"].append(timed("low", lambda n=noise: low(n)))  # type: ignore[misc]
+            if surrogate is not None:
+                kinds["surrogate"].append(
+                    timed("surrogate", lambda n=noise: surrogate(n)))  # type: ignore[misc]
+            louder = kspace + SCALE * noise
+            images = timed("replica", lambda y=louder: evaluate(problem, y))  # type: ignore[misc]
+            kinds["replica"].append((images - problem.image) / SCALE)
+            if start < 8 * BATCH:
+                timed("forward", lambda: problem.bound.function(kspace))
+    full, lower, noisy = (
+        torch.cat(kinds[k]) * frame for k in ("full", "low", "replica"))
+    answer = torch.cat(kinds["surrogate"]) * frame if surrogate is not None else None
+    power = None if surrogate is None else surrogate.variance / 2
+    times = {name: total / probes for name, total in spent.items()}
+    times["forward"] = spent["forward"] / min(8, -(-probes // BATCH))
+    return Samples(full, lower, noisy, answer, power), times
+
+
+def maps(samples: Samples, chosen: slice, image: Tensor) -> dict[str, Tensor]:
+    """``(Var a, Var b, Cov)`` by every way but the certified one."""
+    full = samples.full[chosen]
+    found = {}
+    for name, drawn in (("plain", full), ("low precision", samples.low[chosen]),
+                        ("replicas", samples.noisy[chosen])):
+        found[name] = torch.stack([
+            drawn.real.square().mean(0), drawn.imag.square().mean(0),
+            (drawn.real * drawn.imag).mean(0)])
+    alone = certified(FoldMoments.empty(image).added(0, full.real, full.imag), image)
+    if alone is not None:
+        found["shrinkage"] = alone.covariance
+    if samples.answer is not None:
+        sums = _sums(samples, chosen, image)
+        even, odd = (sums.part(list(range(k, FOLDS, 2))) for k in (0, 1))
+        inside = samples.power > 0  # type: ignore[operator]
+        halves = (controlled(even, coefficients(odd, inside)),
+                  controlled(odd, coefficients(even, inside)))
+        share = even.count / (even.count + odd.count)
+        found["control variate"] = share * halves[0] + (1 - share) * halves[1]
+    return found
+
+
+def _sums(samples: Samples, chosen: slice, image: Tensor) -> FoldMoments:
+    full = samples.full[chosen]
+    answer = None if samples.answer is None else samples.answer[chosen]
+    empty = FoldMoments.empty(image, samples.power)
+    return empty.added(0, full.real.contiguous(), full.imag.contiguous(), answer)
+
+
+def relative(covariance: Tensor, truth: Tensor, voxels: Tensor) -> dict[str, float]:
+    """RMS relative error of sigma and of sigma_complex."""
+    errors = {}
+    for name, parts in (("sigma", [0]), ("complex", [0, 1])):
+        found = covariance[parts].sum(0)[voxels].clamp_min(0).double().sqrt()
+        true = truth[parts].sum(0)[voxels].sqrt()
+        errors[name] = float((found / true - 1).square().mean().sqrt())
+    return errors
+
+
+def measure(setting: Setting, probes: int = PROBES, keep: bool = True) -> Cell:
+    """One cell, run unless it was."""
+    found = cells.read(CACHE, setting.name) if keep else None
+    if found is not None and found["weights"] == weights_checksum(setting.network):
+        return Cell(**found)
+    chosen = case(setting.scan, setting.kind, setting.rate)
+    problem = Problem.of(load(setting.network), chosen.scan)
+    image = problem.image
+    lines = setting.kind not in ("gaussian2d", "poisson")
+    voxels = chosen.head if lines else drawn_voxels(chosen.head, VOXELS)
+    begun = time.perf_counter()
+    true = exact(problem, voxels=voxels, compress=LEAKAGE if lines else None)
+    took = time.perf_counter() - begun
+    assert true.covariance is not None
+    truth = true.covariance.double()
+    voxels = voxels & (truth[0] > 0)
+    rows = {"seconds": took, **{k: float(true.details[k]) for k in (
+        "vjps", "forward_passes_per_vjp", "compression_error", "spacing") if k in true.details}}
+    begun = time.perf_counter()
+    surrogate = LineSurrogate.of(problem)
+    building = time.perf_counter() - begun
+    probe = problem.colouring(random_phase(problem, 13, range(1)))
+    _, size = peak_bytes(lambda: problem.linearization.jvp(probe))
+    samples, seconds = draw(problem, surrogate, probes)
+    seconds["building"] = building if surrogate is not None else 0.0
+    errors: dict[str, dict[str, list[float]]] = {way: {"sigma": [], "complex": []} for way in WAYS}
+    bounds, coverage, certifying = [], [], []
+    for count in (c for c in COUNTS if c <= probes):
+        blocks = [slice(k * count, (k + 1) * count)
+                  for k in range(min(BLOCKS, probes // count))]
+        of_count: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+        inside = []
+        for block in blocks:
+            for way, covariance in maps(samples, block, image).items():
+                of_count[way].append(relative(covariance, truth, voxels))
+            sums = _sums(samples, block, image)
+            begun = time.perf_counter()
+            best = certified(sums, image)
+            certifying.append(time.perf_counter() - begun)
+            if best is None:
+                continue
+            of_count["certified"].append(relative(best.covariance, truth, voxels))
+            sigma, wanted = best.covariance[0].sqrt(), truth[0].sqrt()
+            bright = voxels & (image.abs() >= 3 * sigma)
+            own = float((wanted / sigma - 1)[bright].square().mean().sqrt())
+            bounds.append([own, best.certificate.bound])
+            z = (sigma - wanted)[voxels].abs() / best.standard_error[voxels]
+            inside.append(float((z < 1.96).double().mean()))
+        for way, several in of_count.items():
+            for kind in ("sigma", "complex"):
+                mean = sum(one[kind] for one in several) / len(several) if several else None
+                errors[way][kind].append(mean)  # type: ignore[arg-type]
+        coverage.append(sum(inside) / len(inside) if inside else None)
+    seconds["certificate"] = sorted(certifying)[len(certifying) // 2]
+    cell = Cell(weights_checksum(setting.network), probes, errors, seconds, bounds,
+                coverage, rows, size)  # type: ignore[arg-type]
+    if keep:
+        cells.write(CACHE, setting.name, asdict(cell))
+    return cell
+
+
+def passes_to(errors: Sequence[float | None], target: float) -> float | None:
+    """Probes to reach an error, interpolated; None if never."""
+    points = [(c, e) for c, e in zip(COUNTS, errors, strict=False) if e is not None]
+    for (c1, e1), (c2, e2) in pairwise(points):
+        if e2 <= target <= e1:
+            if e1 == e2:
+                return float(c2)
+            part = (torch.log(torch.tensor(e1 / target)) / torch.log(torch.tensor(e1 / e2)))
+            return float(c1 * (c2 / c1) ** float(part))
+    return float(points[0][0]) if points and points[0][1] <= target else None
+
+
+def cost(cell: Cell, way: str, passes: float) -> float:
+    """Seconds of so many passes."""
+    seconds = cell.seconds
+    each = {"plain": "full", "shrinkage": "full", "control variate": "full", "replicas": "replica",
+            "low precision": "low", "certified": "low"}[way]
+    total = passes * seconds[each]
+    if way in ("control variate", "certified"):
+        total += passes * seconds["surrogate"] + seconds["building"]
+    if way == "certified":
+        stops = max(1, sum(schedule(n) for n in range(16, int(passes) + 1)))
+        total += stops * seconds["certificate"]
+    return total
+
+
+def passes_table(found: dict[Setting, Cell]) -> str:
+    """Passes and forward-pass seconds to 10 and 5 %."""
+    rows: list[list[Any]] = []
+    for setting, cell in found.items():
+        for way in WAYS:
+            row: list[Any] = [setting.scan, setting.network, setting.kind, way]
+            for kind in ("sigma", "complex"):
+                for target in TARGETS:
+                    passes = passes_to(cell.errors[way][kind], target)
+                    row.append("-" if passes is None else f"{passes:.0f}")
+            for target in TARGETS:
+                passes = passes_to(cell.errors[way]["sigma"], target)
+                row.append("-" if passes is None
+                           else f"{cost(cell, way, passes) / cell.seconds['forward']:.0f}")
+            rows.append(row)
+    return table(
+        ["scan", "network", "mask", "way", "sigma: 10 %", "5 %", "sigma_complex: 10 %", "5 %",
+         "forward passes' time to 10 % of sigma", "to 5 %"], rows)
+
+
+def certificate_table(found: dict[Setting, Cell]) -> str:
+    """Do the bounds hold, how slack are they, and what do the intervals cover?"""
+    rows = []
+    for setting, cell in found.items():
+        holds = sum(own <= bound for own, bound in cell.bounds)
+        ratios = sorted(bound / own for own, bound in cell.bounds)
+        covered = [c for c in cell.coverage if c is not None]
+        rows.append((setting.scan, setting.network, setting.kind,
+                     f"{holds} of {len(cell.bounds)}", f"{ratios[len(ratios) // 2]:.2f}",
+                     f"{100 * min(covered):.1f} to {100 * max(covered):.1f}"))
+    return table(["scan", "network", "mask", "bound holds", "median bound / true error",
+                  "intervals cover, %"], rows)
+
+
+def seconds_table(found: dict[Setting, Cell]) -> str:
+    """What a probe costs, and exact rows."""
+    rows = []
+    for setting, cell in found.items():
+        s, r = cell.seconds, cell.rows
+        rows.append((
+            setting.scan, setting.network, setting.kind, f"{1000 * s['forward']:.0f}",
+            *(f"{s[k] / s['forward']:.2f}" for k in ("full", "low", "replica", "surrogate")),
+            f"{s['certificate'] / s['forward']:.1f}", f"{cell.bytes / 1e6:.0f}",
+            f"{r['vjps'] * r['forward_passes_per_vjp']:.0f}",
+            f"{100 * r['compression_error']:.2f}" if "compression_error" in r else "rows alone"))
+    return table(
+        ["scan", "network", "mask", "forward, ms", "probe", "low-precision probe", "replica",
+         "surrogate", "certificate", "MB a probe", "exact rows, passes", "their error, %"], rows)
+
+
+def main() -> None:
+    """Run what was asked for; print and keep the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one small cell, not kept")
+    parser.add_argument("--networks", nargs="*", default=NETWORKS)
+    parser.add_argument("--scans", nargs="*", default=["pulseq"])
+    parser.add_argument("--part", default="1/1", metavar="I/N", help="only every N-th cell")
+    parser.add_argument("--finished", action="store_true", help="report what is there")
+    args = parser.parse_args()
+    settings = [Setting(scan, network, kind, rate) for scan in args.scans
+                for network in args.networks for kind, rate in MASKS]
+    if args.quick:
+        settings = settings[:1]
+    if args.finished:
+        settings = [s for s in settings if cells.read(CACHE, s.name) is not None]
+    part, parts = (int(number) for number in args.part.split("/"))
+    found = {}
+    for setting in settings[part - 1 :: parts]:
+        begun = time.perf_counter()
+        found[setting] = measure(setting, 32 if args.quick else PROBES, not args.quick)
+        print(f"{setting.name}: {time.perf_counter() - begun:.0f} s", flush=True)
+    if parts == 1:
+        body = (f"Passes to an error, and the time they take in forward passes:\n\n"
+                f"{passes_table(found)}\n\nCertificates:\n\n{certificate_table(found)}\n\n"
+                f"Cost, in forward passes where no unit stands:\n\n{seconds_table(found)}")
+        publish("estimators", "Noise maps from fewer and cheaper passes", body, not args.quick)
+
+
+if __name__ == "__main__":
+    main()

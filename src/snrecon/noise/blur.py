@@ -1,0 +1,55 @@
+"""Gaussian averages over the neighbourhood of a voxel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+REACH = 3.0
+"""Kernels end at this many SDs."""
+COARSE = 1.25
+"""Wide averages are taken on a coarser grid, on which they have at least this SD."""
+MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
+POOL = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
+
+
+def blur(values: Tensor, scale: float, weight: Tensor) -> Tensor:
+    """Weighted Gaussian average; 0 where no weight is near.
+
+    Args:
+        values: Real ``(..., *grid)``, of one to three axes.
+        scale: SD of the Gaussian in voxels; wide ones are approximated on a coarser grid.
+        weight: Real ``(*grid)``, zero where values are to be left out.
+    """
+    axes = weight.ndim
+    flat = (values * weight).reshape(-1, 1, *weight.shape)
+    both = torch.cat([flat, weight[None, None]])
+    step = max(1, int(scale / COARSE))
+    if step > 1:
+        both = POOL[axes](both, step, ceil_mode=True, count_include_pad=False)
+    both = _convolved(both, scale / step, axes)
+    share = both[-1:]
+    tiny = torch.finfo(values.dtype).eps
+    mean = torch.where(share > tiny, both[:-1] / share.clamp_min(tiny), 0)
+    if step > 1:
+        mean = functional.interpolate(mean, scale_factor=float(step), mode=MODES[axes],
+                                      align_corners=False)
+        mean = mean[(slice(None), slice(None), *(slice(0, n) for n in weight.shape))]
+    return mean.reshape(values.shape)
+
+
+def _convolved(values: Tensor, scale: float, axes: int) -> Tensor:
+    """Of ``(batch, 1, *grid)``; zero beyond the grid. Products with one matrix an axis: libraries
+    convolve long lines of a single channel several times slower."""
+    for axis in range(-axes, 0):
+        n = values.shape[axis]
+        place = torch.arange(n, dtype=values.dtype, device=values.device)
+        distance = place[:, None] - place[None]
+        matrix = torch.exp(-(distance**2) / (2 * scale**2)) * (distance.abs() <= REACH * scale)
+        if axis == -1:
+            values = values @ matrix
+        else:
+            lines = values.flatten(values.ndim + axis + 1)
+            values = (matrix @ lines).reshape(values.shape)
+    return values

@@ -1,0 +1,183 @@
+"""How wrong a noise map is, from probes that it has not seen.
+
+A map ``m`` of variances is fixed; two folds of probes that had no part in it give unbiased maps
+``t1`` and ``t2`` of their own. Voxel by voxel ``(m - t1)(m - t2)`` is then an unbiased estimate of
+``(m - v)^2``: no model of the sampling error enters, and any bias of the map shows. Averaged over
+voxels, relative to ``m^2``, it is four times the squared relative error of sigma.
+
+With 16 folds eight pairs are held out in turn, from eight maps fitted to the other fourteen. What
+is delivered is the average of the eight; the error being convex, it is at most the average of
+theirs. The spread over pairs gives the upper limit, by Student's distribution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from snrecon.data.noise_map import LOW_SNR
+from snrecon.noise.accumulated import Found
+from snrecon.noise.blur import blur
+from snrecon.noise.crossfit import Setting, coefficients, controlled, fitted_map
+from snrecon.noise.features import prior_features
+from snrecon.noise.folds import FOLDS, FoldMoments
+
+FEWEST = 3
+"""Pairs of folds without which there is no certificate."""
+T95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895)
+"""95 % quantiles of Student's t for 1, 2, ... degrees of freedom."""
+SURROUNDINGS = 4.0
+"""SD in voxels of the window in which the error of one voxel is judged."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Relative RMS error of sigma over the voxels with ``|x| >= 3 sigma``."""
+
+    error: float
+    """Estimate; 0 where its square came out negative."""
+    bound: float
+    """One-sided 95 % upper limit."""
+    probes: int
+    """Held out, in turn."""
+    precision: float = 0.0
+    """Part of the bound that allows for tangents in low precision."""
+
+    def __str__(self) -> str:
+        return f"error of sigma {self.error:.1%}, at most {self.bound:.1%} (95 %)"
+
+
+@dataclass(frozen=True, eq=False)
+class Certified:
+    """A map and what is known of its error."""
+
+    covariance: Tensor
+    """``(3, *image)`` float64: Var of the component along the phase, across it, covariance."""
+    standard_error: Tensor
+    """Of sigma, ``(*image)``, from held-out folds in the surroundings."""
+    certificate: Certificate
+
+
+def certified(moments: FoldMoments, image: Tensor) -> Certified | None:
+    """The map of all probes with its certificate; None before there are six folds.
+
+    Args:
+        moments: Products of the probes, by fold.
+        image: The reconstruction.
+    """
+    pairs = list(_pairs(moments))
+    if len(pairs) < FEWEST:
+        return None
+    inside = _noisy(moments)
+    setting = Setting(prior_features(image, moments.power, inside), inside)
+    maps, squares, overall = [], [], []
+    for pair, training in pairs:
+        halves = moments.part(training[0::2]), moments.part(training[1::2])
+        fitted = fitted_map(halves, setting)
+        square, mean = _square(moments, pair, training, fitted[0], image, inside)
+        maps.append(fitted)
+        squares.append(square)
+        overall.append(mean)
+    covariance = torch.stack(maps).mean(0).double()
+    covariance[:2] = covariance[:2].clamp_min(0)
+    average = torch.stack(squares).mean(0)
+    counted = _counted(covariance[0], image, inside)
+    # Where there is hardly any signal errors are others: each kind of voxel has its own average.
+    kinds = [blur(average, SURROUNDINGS, kind.to(average.dtype)) / 4
+             for kind in (counted, inside & ~counted)]
+    nearby = torch.where(counted, kinds[0], kinds[1])
+    found = _certificate(overall, moments.samples)
+    # The squared error itself is known to within its limit only: half of that is allowed for.
+    allowed = (found.bound**2 - found.error**2) / 2
+    least = (found.error**2 + allowed) / 4
+    relative = (nearby + allowed).clamp_min(least).sqrt()
+    if moments.left_out is not None:
+        # SD of a + e is within the SD of e of that of a (Minkowski), whatever their correlation.
+        share = moments.left_out / covariance[0].clamp_min(torch.finfo(torch.float64).tiny)
+        lost = float(share[_counted(covariance[0], image, inside)].mean().sqrt())
+        found = replace(found, bound=found.bound + lost, precision=lost)
+    return Certified(covariance, relative.double() * covariance[0].sqrt(), found)
+
+
+def judged(moments: FoldMoments, sigma: Tensor, image: Tensor) -> Certificate | None:
+    """Certificate of any map that these probes had no part in; None before there are six folds.
+
+    Args:
+        moments: Products of fresh probes, by fold.
+        sigma: The map, real ``(*image)``.
+        image: The reconstruction.
+    """
+    inside = _noisy(moments)
+    variance = sigma.to(image.abs().dtype) ** 2
+    overall = [
+        _square(moments, pair, training, variance, image, inside)[1]
+        for pair, training in _pairs(moments)
+    ]
+    return None if len(overall) < FEWEST else _certificate(overall, moments.samples)
+
+
+def _noisy(moments: FoldMoments) -> Tensor:
+    inside = moments.sums["aa"].sum(0) > 0
+    return inside if moments.power is None else inside & (moments.power > 0)
+
+
+def _pairs(moments: FoldMoments) -> Iterator[tuple[tuple[int, int], list[int]]]:
+    """Pairs of folds to hold out, and the others."""
+    filled = [k for k in range(FOLDS) if int(moments.counts[k]) > 0]
+    if len(filled) < 2 * FEWEST:
+        return
+    for j in range(0, len(filled) - 1, 2):
+        pair = (filled[j], filled[j + 1])
+        yield pair, [k for k in filled if k not in pair]
+
+
+def _square(
+    moments: FoldMoments,
+    pair: tuple[int, int],
+    training: list[int],
+    variance: Tensor,
+    image: Tensor,
+    inside: Tensor,
+) -> tuple[Tensor, float]:
+    """Unbiased estimate of the squared relative error of a variance map, ``(*image)``, and a
+    quarter of its mean, the squared relative error of sigma, over the voxels that count."""
+    c = None if moments.power is None else coefficients(moments.part(training), inside)
+    one, two = (controlled(moments.part([k]), c)[0] for k in pair)
+    tiny = torch.finfo(variance.dtype).tiny
+    square = (variance - one) * (variance - two) / (variance**2).clamp_min(tiny)
+    square = torch.where(inside & (variance > 0), square, 0)
+    counted = _counted(variance, image, inside)
+    mean = float(square[counted].double().mean()) / 4 if bool(counted.any()) else 0.0
+    return square, mean
+
+
+def _counted(variance: Tensor, image: Tensor, inside: Tensor) -> Tensor:
+    """Voxels with ``|x| >= 3 sigma``; if there are none, all with noise."""
+    noisy = inside & (variance > 0)
+    bright = noisy & (image.abs() >= LOW_SNR * variance.clamp_min(0).sqrt())
+    return bright if bool(bright.any()) else noisy
+
+
+def fold_result(moments: FoldMoments, image: Tensor) -> Found:
+    """The certified map, the certificate among its facts; with too few probes for one, plain
+    means."""
+    found = certified(moments, image)
+    if found is None:
+        means = moments.part(list(range(FOLDS)))
+        covariance = controlled(means, None).double()
+        unknown = covariance[0].sqrt() / (2 * max(moments.samples, 1)) ** 0.5
+        return Found(covariance, unknown, {"certificate": None})
+    facts = {"error": found.certificate.error, "bound": found.certificate.bound,
+             "probes": found.certificate.probes, "precision": found.certificate.precision}
+    return Found(found.covariance, found.standard_error, {"certificate": facts})
+
+
+def _certificate(squares: list[float], probes: int) -> Certificate:
+    values = torch.tensor(squares, dtype=torch.float64)
+    mean = float(values.mean())
+    spread = float(values.std()) / len(squares) ** 0.5
+    limit = mean + T95[min(len(squares) - 1, len(T95)) - 1] * spread
+    return Certificate(max(mean, 0.0) ** 0.5, max(limit, 0.0) ** 0.5, probes)

@@ -1,0 +1,179 @@
+"""The certified estimator: a noise map from few probes, with a proof of its accuracy.
+
+The probes are those of the sketch; what is made of them is more (:mod:`snrecon.noise.crossfit`),
+and how good it is, is measured on probes that were held out (:mod:`snrecon.noise.certificate`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from snrecon.noise.certificate import Certified, certified
+from snrecon.noise.derivative import require_derivative
+from snrecon.noise.folds import FOLDS, FoldMoments
+from snrecon.noise.problem import Problem, Progress
+from snrecon.noise.sampling import Rule, StateFile, run
+from snrecon.noise.sketch import random_phase
+from snrecon.noise.state import State
+from snrecon.noise.surrogate import LineSurrogate
+from snrecon.physics.precision import low_precision, low_precision_pays
+
+FIRST = 16
+GROWTH = 1.25
+"""The certificate is looked at after 16 probes, and then whenever there are a quarter more, rounded
+to whole probes a fold's pair."""
+
+CHECKS = 4
+"""Probes on which low precision is compared with single precision."""
+
+
+def schedule(count: int) -> bool:
+    """Whether the certificate is looked at after ``count`` probes."""
+    stop = FIRST
+    while stop < count:
+        stop = math.ceil(stop * GROWTH / 8) * 8
+    return stop == count
+
+
+class FoldRule(Rule):
+    """Samples ``(batch, 2, *image)``: the product, and the surrogate's answer to the same probe."""
+
+    early = False
+    meaning = "at most "
+
+    def __init__(self, problem: Problem, surrogate: LineSurrogate | None) -> None:
+        super().__init__(problem, zero_mean=True)
+        self.surrogate = surrogate
+        self.left_out: Tensor | None = None
+        self._seen: tuple[object, Certified | None] = (None, None)
+
+    def empty(self) -> FoldMoments:
+        """No samples."""
+        power = None if self.surrogate is None else self.surrogate.variance / 2
+        empty = FoldMoments.empty(self.problem.image, power)
+        return replace(empty, left_out=self.left_out)
+
+    def added(self, state: State, samples: Tensor, indices: range) -> FoldMoments:
+        """The state's sums with some samples more."""
+        assert isinstance(state.moments, FoldMoments)
+        product = samples[:, 0]
+        a, b = self.problem.project(
+            product if self.problem.image.is_complex() else product.real)
+        f = None
+        if self.surrogate is not None:
+            f = samples[:, 1] * self.problem.direction.conj()
+        return state.moments.added(indices.start, a, b, f)
+
+    def decides(self, count: int) -> bool:
+        """After 16, 24, 32, ... samples, a quarter more each time."""
+        return schedule(count)
+
+    def error(self, state: State) -> float:
+        """Upper limit of the relative RMS error of sigma."""
+        if self._seen[0] is not state.moments:
+            assert isinstance(state.moments, FoldMoments)
+            self._seen = (state.moments, certified(state.moments, state.image))
+        found = self._seen[1]
+        return math.inf if found is None else found.certificate.bound
+
+
+def certified_map(
+    problem: Problem,
+    *,
+    tolerance: float = 0.05,
+    max_passes: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    state_file: StateFile | None = None,
+    chunk: int | None = None,
+    details: dict[str, object] | None = None,
+) -> State:
+    """Accumulate probes until the certified error is small enough.
+
+    Args:
+        problem: Function, scan and noise.
+        tolerance: Upper 95 % limit of the relative RMS error of sigma to stop at; 0 runs to
+            ``max_passes``.
+        max_passes: Largest number of probes.
+        seed: Seed of the probes.
+        progress: Called after every chunk.
+        state_file: Where to save and from where to resume.
+        chunk: Probes at once; by default from the memory at hand.
+        details: Facts for the metadata.
+
+    Raises:
+        NotDifferentiableError: if f has no Jacobian products, or they disagree with finite
+            differences.
+    """
+    _ = problem.image  # an unusable image is an error of its own
+    surrogate = LineSurrogate.of(problem)
+    complex_type = problem.scan.kspace.dtype
+
+    facts = {**(details or {}), **require_derivative(problem, seed)}
+    rule = FoldRule(problem, surrogate)
+    stored = None if state_file is None else state_file.stored()
+    if stored is not None and isinstance(stored.moments, FoldMoments):
+        low = stored.moments.left_out  # what a run began with, it goes on with
+    else:
+        low = tangents_in_low_precision(problem, seed, tolerance)
+    if low is not None:
+        rule.left_out = low
+        facts["tangents"] = "bfloat16"
+
+    def sampler(indices: range) -> Tensor:
+        noise = problem.colouring(random_phase(problem, seed, indices))
+        with low_precision(None if low is None else torch.bfloat16):
+            product = problem.linearization.jvp(noise)
+        if surrogate is None:
+            return product[:, None]
+        return torch.stack([product.to(complex_type), surrogate(noise)], 1)
+
+    facts["control_variate"] = "none" if surrogate is None else "edge-adaptive SENSE, line by line"
+    state = run(
+        problem,
+        sampler,
+        estimator="certified",
+        rule=rule,
+        tolerance=tolerance,
+        max_passes=max_passes,
+        seed=seed,
+        progress=progress,
+        state_file=state_file,
+        chunk=chunk,
+        details=facts,
+    )
+    state.header["details"]["jacobian"] = problem.linearization.strategy
+    return state
+
+
+def tangents_in_low_precision(problem: Problem, seed: int, tolerance: float) -> Tensor | None:
+    """Whether bfloat16 will do for the tangents, and what it leaves out.
+
+    It is tried where the hardware multiplies it faster than single precision and the
+    reconstruction's own linearisation is made for it, on four probes: what it leaves out may not be
+    more than a tenth of the tolerance (or of 5 %, without one).
+
+    Returns:
+        Mean square of what it leaves out of the component along the phase, ``(*image)``; None where
+        it is not used.
+    """
+    if not low_precision_pays(problem.image.device) or problem.bound.linearize is None:
+        return None
+    noise = problem.colouring(random_phase(problem, seed, range(CHECKS)))
+    full = problem.linearization.jvp(noise)
+    with low_precision():
+        low = problem.linearization.jvp(noise)
+    if torch.equal(full, low):
+        return None
+    lost, power = (low - full).abs().square().mean(0), full.abs().square().mean(0)
+    share = (lost / power.clamp_min(torch.finfo(power.dtype).tiny))[power > 0]
+    if not float(share.mean().sqrt()) <= 0.1 * (tolerance or 0.05):
+        return None
+    return problem.project(low - full)[0].square().mean(0)
+
+
+__all__ = ["FOLDS", "FoldRule", "certified_map", "schedule"]

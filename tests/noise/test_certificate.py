@@ -1,0 +1,189 @@
+"""Certificates against maps whose truth is known: Gaussian samples of a rough variance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from snrecon.noise.blur import blur
+from snrecon.noise.certificate import certified, judged
+from snrecon.noise.crossfit import coefficients, controlled, fitted_prior, shrunk
+from snrecon.noise.folds import FOLDS, FoldMoments
+
+SIZE = (40, 36)
+
+
+def truth(roughness: float = 0.4) -> Tensor:
+    """Variances of the component along the phase: smooth, with detail from voxel to voxel."""
+    generator = torch.Generator().manual_seed(0)
+    y, x = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in SIZE), indexing="ij")
+    return (1 + 0.5 * x - 0.3 * y**2
+            + roughness * torch.randn(SIZE, generator=generator)).clamp_min(0.2)
+
+
+def samples(count: int, seed: int, surrogate: bool = True) -> tuple[FoldMoments, Tensor]:
+    """Fold sums of ``count`` samples with components of unequal variance, and an image."""
+    generator = torch.Generator().manual_seed(seed)
+    variance = truth()
+    f = torch.randn((2, count, *SIZE), generator=generator)
+    rest = torch.randn((2, count, *SIZE), generator=generator)
+    root = variance.sqrt()
+    a = root * (0.8 * f[0] + 0.6 * rest[0])
+    b = 0.7 * root * (0.3 * f[0] + 0.6 * f[1] + 0.55**0.5 * rest[1])
+    image = torch.full(SIZE, 50.0) + 0j
+    power = torch.ones(SIZE) if surrogate else None
+    moments = FoldMoments.empty(image, power)
+    answer = torch.complex(f[0], f[1]) if surrogate else None
+    return moments.added(0, a, b, answer), image
+
+
+def error(variance: Tensor) -> float:
+    """Relative RMS error of sigma, relative to the map."""
+    return float(((truth() / variance).sqrt() - 1).square().mean().sqrt())
+
+
+def test_sums_are_those_of_their_folds():
+    whole, image = samples(37, 1)
+    assert whole.samples == 37
+    assert whole.counts.tolist() == [3] * 5 + [2] * 11
+    part = whole.part([0, 5])
+    assert part.count == 5
+    # In two pieces the same, wherever they are cut.
+    generator = torch.Generator().manual_seed(5)
+    a, b = torch.randn((2, 20, *SIZE), generator=generator)
+    once = FoldMoments.empty(image).added(0, a, b)
+    twice = FoldMoments.empty(image).added(0, a[:7], b[:7]).added(7, a[7:], b[7:])
+    torch.testing.assert_close(once.sums, twice.sums)
+    assert torch.equal(once.counts, twice.counts)
+    torch.testing.assert_close(once.part([3]).products["aa"], (a[[3, 19]] ** 2).mean(0))
+    merged = once.merged(twice)
+    assert merged.samples == 40
+    torch.testing.assert_close(merged.sums["ab"], 2 * once.sums["ab"])
+
+
+def test_the_control_variate_is_unbiased_and_less_noisy():
+    plain, better = [], []
+    inside = torch.ones(SIZE, dtype=torch.bool)
+    for seed in range(40):
+        moments, _ = samples(16, seed)
+        one, two = moments.part(list(range(8))), moments.part(list(range(8, 16)))
+        plain.append(controlled(one, None))
+        better.append(controlled(one, coefficients(two, inside)))
+    plain_maps, maps = torch.stack(plain), torch.stack(better)
+    true = torch.stack([truth(), 0.49 * truth(), 0.7 * 0.24 * truth()])
+    deviation = (maps.mean(0) - true) / (maps.std(0) / len(maps) ** 0.5)
+    # Student's t with 39 degrees of freedom in every voxel: mean 0, SD 1.03.
+    assert abs(float(deviation.mean())) < 4 / true.numel() ** 0.5
+    assert float(deviation.std()) == pytest.approx(1.03, abs=0.06)
+    ratio = maps.var(0).mean((1, 2)) / plain_maps.var(0).mean((1, 2))
+    assert float(ratio[0]) < 0.75  # 1 - 0.64^2, and what the fit costs
+    assert bool((ratio < 0.85).all())
+
+
+@pytest.mark.parametrize("surrogate", [True, False])
+def test_the_bound_holds_and_is_not_slack(surrogate):
+    holds, ratios = 0, []
+    runs = 40
+    for seed in range(runs):
+        moments, image = samples(32, seed, surrogate)
+        found = certified(moments, image)
+        assert found is not None
+        true = error(found.covariance[0])
+        holds += true <= found.certificate.bound
+        ratios.append(found.certificate.bound / true)
+    assert holds >= runs - 5  # of 95 %, with a chance of 0.3 %
+    assert np.median(ratios) < 1.3
+
+
+def test_the_map_is_better_than_the_mean():
+    moments, image = samples(32, 3)
+    found = certified(moments, image)
+    assert found is not None
+    plain = moments.part(list(range(FOLDS))).products["aa"]
+    assert error(found.covariance[0]) < 0.85 * error(plain)
+
+
+def test_with_many_probes_the_map_converges():
+    errors = []
+    for count in (64, 512):
+        moments, image = samples(count, 4)
+        found = certified(moments, image)
+        assert found is not None
+        errors.append(error(found.covariance[0]))
+    assert errors[1] < 0.45 * errors[0]  # 1 / sqrt(8) = 0.35, and shrinkage helps the first
+
+
+def test_the_standard_error_is_that_of_the_map():
+    inside = []
+    for seed in range(10):
+        moments, image = samples(48, 100 + seed)
+        found = certified(moments, image)
+        assert found is not None
+        deviation = (found.covariance[0].sqrt() - truth().sqrt()) / found.standard_error
+        inside.append(float((deviation.abs() < 1.96).double().mean()))
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.03)
+
+
+def test_a_true_map_passes_and_wrong_ones_do_not():
+    """Negative controls: a map 5 % too high, and one without its detail, at a tolerance of 3 %."""
+    moments, image = samples(512, 7)
+    sigma = truth().sqrt()
+    weight = torch.ones(SIZE)
+    verdicts = [judged(moments, m, image) for m in (sigma, 1.05 * sigma, blur(sigma, 1.5, weight))]
+    good, scaled, smooth = (v.bound for v in verdicts if v is not None)
+    assert good < 0.03
+    assert scaled > 0.03
+    assert smooth > 0.03
+    assert verdicts[1] is not None
+    assert verdicts[1].error == pytest.approx(0.0476, abs=0.01)  # relative to the map: 1 - 1 / 1.05
+
+
+def test_too_few_probes_certify_nothing():
+    moments, image = samples(5, 1)
+    assert certified(moments, image) is None
+    assert judged(moments, truth().sqrt(), image) is None
+
+
+def test_shrinkage_keeps_what_both_halves_show_and_drops_what_they_do_not():
+    generator = torch.Generator().manual_seed(2)
+    prior, inside = torch.ones(SIZE), torch.ones(SIZE, dtype=torch.bool)
+    detail = 0.5 * torch.randn(SIZE, generator=generator)
+    noise = 0.5 * torch.randn((2, 3, *SIZE), generator=generator)
+    shared = torch.stack([1 + detail] * 3)
+    kept = shrunk(shared, shared, 0.5, prior, inside)
+    torch.testing.assert_close(kept, shared, atol=1e-4, rtol=0)
+    dropped = shrunk(1 + noise[0], 1 + noise[1], 0.5, prior, inside)
+    assert float((dropped - 1).std()) < 0.4 * float(noise.mean(0).std())
+
+
+def test_the_prior_is_the_maximum_of_its_likelihood():
+    generator = torch.Generator().manual_seed(3)
+    inside = torch.ones(SIZE, dtype=torch.bool)
+    x = torch.randn(SIZE, generator=generator)
+    features = torch.stack([torch.ones(SIZE), x])
+    true = torch.exp(0.3 + 0.8 * x)
+    target = true * (torch.randn((4, *SIZE), generator=generator) ** 2).mean(0)
+    from snrecon.noise.crossfit import Setting
+
+    prior = fitted_prior(target, Setting(features, inside))
+    assert float((prior / true).log().abs().max()) < 0.2
+    score = ((target / prior - 1) * features).mean((1, 2))
+    assert float(score.abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("shape", [(30,), (24, 31), (11, 12, 13)])
+@pytest.mark.parametrize("scale", [0.7, 4.0])
+def test_blur_averages(shape, scale):
+    weight = torch.ones(shape, dtype=torch.float64)
+    constant = torch.full((2, *shape), 3.0, dtype=torch.float64)
+    torch.testing.assert_close(blur(constant, scale, weight), constant)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weight[: shape[0] // 2] = 0
+    smooth = blur(noise, scale, weight)
+    assert smooth.shape == noise.shape
+    changed = noise.clone()
+    changed[: shape[0] // 2] = 1e6
+    torch.testing.assert_close(blur(changed, scale, weight), smooth)
+    assert float(smooth[shape[0] // 2 :].std()) < float(noise.std())

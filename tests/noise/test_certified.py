@@ -1,0 +1,144 @@
+"""The certified estimator on small networks, against the dense matrix."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from benchmarks.dense_noise import covariance_maps, difference_matrix
+from benchmarks.small_problems import irregular_mask, plane_mask, small_scan
+
+import networks_at_hand as nets
+from snrecon.data import Scan
+from snrecon.errors import InputError, SnreconWarning
+from snrecon.noise import merge, noise_map
+from snrecon.noise.certified import schedule
+from snrecon.recon import E2EVarNet, MoDL, UNet, VarNet
+from snrecon.recon.base import Reconstructor
+
+RECONS = {
+    "modl": (lambda: MoDL(nets.modl()), irregular_mask),
+    "modl plane": (lambda: MoDL(nets.modl()), plane_mask),
+    "varnet": (lambda: VarNet(nets.varnet()), irregular_mask),
+    "unet magnitude": (lambda: UNet(nets.unet(1)), irregular_mask),
+    "unet published": (lambda: UNet(nets.unet(1), published=True, crop=(10, 11)), irregular_mask),
+    "e2e_varnet": (lambda: E2EVarNet(nets.e2e_varnet()), irregular_mask),
+}
+
+
+@cache
+def solved(name: str) -> tuple[Reconstructor, Scan, np.ndarray]:
+    make, mask = RECONS[name]
+    recon, scan = make(), small_scan(mask())
+    bound = recon.bind(scan)
+    image = bound(scan.kspace)
+    return recon, scan, covariance_maps(difference_matrix(bound.function, scan), scan, image)
+
+
+def relative(found: torch.Tensor, dense: np.ndarray) -> np.ndarray:
+    true = np.sqrt(dense)
+    inside = true > 0.02 * true.max()
+    return found.numpy()[inside] / true[inside] - 1
+
+
+@pytest.mark.parametrize("name", RECONS)
+def test_it_converges_to_the_dense_matrix(name):
+    recon, scan, dense = solved(name)
+    result = noise_map(recon, scan, estimator="certified", tolerance=0, max_passes=1600)
+    assert result.passes == 1600
+    certificate = result.details["certificate"]
+    assert certificate["bound"] < 0.06
+    error = relative(result.sigma, dense[0])
+    # The certificate is of voxels with signal; a few more are compared here.
+    assert np.sqrt(np.mean(error**2)) < 1.5 * certificate["bound"]
+    total = relative(result.sigma_complex, dense[0] + dense[1])
+    assert np.sqrt(np.mean(total**2)) < 1.5 * certificate["bound"]
+    if result.image.is_complex():
+        scale = np.abs(dense[:2]).max()
+        np.testing.assert_allclose(result.covariance[2], dense[2], rtol=0, atol=0.1 * scale)
+    else:
+        assert result.sigma_phase is None
+
+
+def test_the_tolerance_is_a_certified_error():
+    recon, scan, dense = solved("modl")
+    holds = 0
+    for seed in range(12):
+        result = noise_map(recon, scan, estimator="certified", tolerance=0.15, seed=seed)
+        assert schedule(int(result.passes))
+        assert result.details["certificate"]["bound"] <= 0.15
+        bright = (result.image.abs() >= 3 * result.sigma) & (result.sigma > 0)
+        true = np.sqrt(dense[0])[bright.numpy()]
+        error = true / result.sigma[bright].numpy() - 1
+        holds += np.sqrt(np.mean(error**2)) <= 0.15
+    assert holds >= 10  # of 95 %, with a chance of 2 %
+
+
+def test_it_says_when_the_passes_were_not_enough():
+    recon, scan, _ = solved("varnet")
+    with pytest.warns(SnreconWarning, match="error is at most .* after 24 passes"):
+        result = noise_map(recon, scan, estimator="certified", tolerance=0.001, max_passes=24)
+    assert result.details["certificate"]["bound"] > 0.001
+    few = noise_map(recon, scan, estimator="certified", tolerance=0, max_passes=4)
+    assert few.details["certificate"] is None
+    assert bool(torch.isfinite(few.sigma).all())
+
+
+def test_the_same_seed_gives_the_same_map():
+    recon, scan, _ = solved("modl")
+    one, two = (noise_map(recon, scan, estimator="certified", tolerance=0.3, seed=4)
+                for _ in range(2))
+    assert one.estimator == "certified"
+    assert one.details["control_variate"].startswith("edge-adaptive")
+    assert torch.equal(one.sigma, two.sigma)
+    other = noise_map(recon, scan, estimator="certified", tolerance=0.3, seed=5)
+    assert not torch.equal(one.sigma, other.sigma)
+    recon, scan, _ = solved("modl plane")
+    plane = noise_map(recon, scan, estimator="certified", tolerance=0.3)
+    assert plane.details["control_variate"] == "none"
+
+
+def test_it_goes_on_where_it_was_interrupted(tmp_path):
+    recon, scan, _ = solved("modl")
+    options = {"estimator": "certified", "tolerance": 0, "max_passes": 40, "chunk": 4}
+    whole = noise_map(recon, scan, **options)
+    path = tmp_path / "state.h5"
+
+    def stop(done: int, total: int | None, message: str) -> None:
+        if done >= 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        noise_map(recon, scan, state=path, progress=stop, **options)
+    again = noise_map(recon, scan, state=path, **options)
+    torch.testing.assert_close(again.sigma, whole.sigma, rtol=1e-12, atol=0)
+    torch.testing.assert_close(again.standard_error, whole.standard_error)
+    with pytest.raises(InputError, match="another estimator"):
+        noise_map(recon, scan, estimator="sketch", state=path, tolerance=0.5)
+
+
+def test_states_of_two_seeds_merge(tmp_path):
+    recon, scan, dense = solved("modl")
+    paths = [tmp_path / f"{seed}.h5" for seed in (1, 2)]
+    for seed, path in zip((1, 2), paths, strict=True):
+        noise_map(recon, scan, estimator="certified", tolerance=0, max_passes=160, seed=seed,
+                  state=path)
+    merged = merge(paths)
+    assert merged.passes == 320
+    assert merged.estimator == "certified"
+    error = np.sqrt(np.mean(relative(merged.sigma, dense[0]) ** 2))
+    assert error < 1.5 * merged.details["certificate"]["bound"]
+    noise_map(recon, scan, estimator="sketch", tolerance=0, max_passes=4, seed=3,
+              state=tmp_path / "sketch.h5")
+    with pytest.raises(InputError, match="different estimator"):
+        merge([paths[0], tmp_path / "sketch.h5"])
+
+
+def test_the_schedule_is_fixed_and_grows_by_a_quarter():
+    stops = [n for n in range(1, 700) if schedule(n)]
+    assert stops[:6] == [16, 24, 32, 40, 56, 72]
+    assert all(n % 8 == 0 for n in stops)
+    assert all(1.2 <= b / a <= 1.5 for a, b in pairwise(stops))
