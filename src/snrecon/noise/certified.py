@@ -12,9 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from snrecon.noise.certificate import Certified, certified
 from snrecon.noise.derivative import require_derivative
-from snrecon.noise.folds import FOLDS, FoldMoments
+from snrecon.noise.folds import FoldMoments
 from snrecon.noise.problem import Problem, Progress
 from snrecon.noise.sampling import Rule, StateFile, run
 from snrecon.noise.sketch import random_phase
@@ -49,7 +48,6 @@ class FoldRule(Rule):
         super().__init__(problem, zero_mean=True)
         self.surrogate = surrogate
         self.left_out: Tensor | None = None
-        self._seen: tuple[object, Certified | None] = (None, None)
 
     def empty(self) -> FoldMoments:
         """No samples."""
@@ -74,11 +72,8 @@ class FoldRule(Rule):
 
     def error(self, state: State) -> float:
         """Upper limit of the relative RMS error of sigma."""
-        if self._seen[0] is not state.moments:
-            assert isinstance(state.moments, FoldMoments)
-            self._seen = (state.moments, certified(state.moments, state.image))
-        found = self._seen[1]
-        return math.inf if found is None else found.certificate.bound
+        certificate = state.moments.result(state.image).facts["certificate"]
+        return math.inf if certificate is None else float(certificate["bound"])
 
 
 def certified_map(
@@ -174,6 +169,3 @@ def tangents_in_low_precision(problem: Problem, seed: int, tolerance: float) -> 
     if not float(share.mean().sqrt()) <= 0.1 * (tolerance or 0.05):
         return None
     return problem.project(low - full)[0].square().mean(0)
-
-
-__all__ = ["FOLDS", "FoldRule", "certified_map", "schedule"]

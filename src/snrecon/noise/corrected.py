@@ -17,7 +17,7 @@ from snrecon.data import relative_error
 from snrecon.noise.accumulated import Found
 from snrecon.noise.certified import certified_map
 from snrecon.noise.pairs import COST, PairMoments
-from snrecon.noise.problem import Problem, Progress, probe_generator
+from snrecon.noise.problem import Problem, Progress
 from snrecon.noise.replicas import evaluate
 from snrecon.noise.sampling import Rule, StateFile, run
 from snrecon.noise.state import State
@@ -113,9 +113,7 @@ def corrected_map(
     pairs = None if max_passes is None else max(int(max_passes - spent) // COST, 1)
 
     def sampler(indices: range) -> Tensor:
-        noise = torch.stack([
-            problem.colouring.sample(probe_generator(seed, k, STREAM), kspace.dtype)
-            for k in indices])
+        noise = problem.noise(seed, indices, STREAM)
         with torch.no_grad():
             plus, minus = evaluate(problem, kspace + noise), evaluate(problem, kspace - noise)
         linear = problem.linearization.jvp(noise)

@@ -7,7 +7,7 @@ frame. Only sums of products are kept, so memory does not depend on the number o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -38,6 +38,8 @@ class FoldMoments(Accumulated):
     """Exact variance of ``r`` and of ``i`` ``(*image)``; None without a surrogate."""
     left_out: Tensor | None = None
     """Mean square ``(*image)`` of what low precision leaves out of ``a``; None in full."""
+    _found: list[Found] = field(default_factory=list, init=False, repr=False)
+    """The result, once somebody asked: a run asks for its error, and then for its map."""
 
     @staticmethod
     def empty(like: Tensor, power: Tensor | None = None) -> FoldMoments:
@@ -104,7 +106,9 @@ class FoldMoments(Accumulated):
         """The map with its certificate (:mod:`snrecon.noise.certificate`)."""
         from snrecon.noise.certificate import fold_result  # which needs the folds
 
-        return fold_result(self, image)
+        if not self._found:
+            self._found.append(fold_result(self, image))
+        return self._found[0]
 
     def arrays(self) -> dict[str, Tensor]:
         """Sums, counts and what is known besides."""

@@ -127,6 +127,13 @@ class Problem:
         spectrum = self.scan.require_noise().spectrum
         return (variance if spectrum is None else variance * spectrum).sqrt()
 
+    def noise(self, seed: int, indices: range, stream: int) -> Tensor:
+        """Draws of the scan's noise ``(len, coil, *grid)``, each with a generator of its own."""
+        return torch.stack([
+            self.colouring.sample(probe_generator(seed, k, stream), self.scan.kspace.dtype)
+            for k in indices
+        ])
+
     def project(self, dx: Tensor) -> tuple[Tensor, Tensor | None]:
         """Components of ``dx`` ``(..., *image)`` along the image's phase and across it.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snrecon.noise.problem import Problem, Progress, probe_generator
+from snrecon.noise.problem import Problem, Progress
 from snrecon.noise.sampling import Rule, StateFile, run
 from snrecon.noise.state import State
 
@@ -45,12 +45,7 @@ def replicas(
     kspace, image = problem.scan.kspace, problem.image
 
     def sampler(indices: range) -> Tensor:
-        noise = torch.stack(
-            [
-                problem.colouring.sample(probe_generator(seed, k, STREAM), kspace.dtype)
-                for k in indices
-            ]
-        )
+        noise = problem.noise(seed, indices, STREAM)
         with torch.no_grad():
             images = evaluate(problem, kspace + noise_scale * noise)
         return (images - image) / noise_scale
