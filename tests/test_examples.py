@@ -49,7 +49,7 @@ def test_the_readers_own_network(tmp_path: Path) -> None:
     (tmp_path / "code.py").write_text(code)
     assert "NoiseMap(48x48" in run([sys.executable, "code.py"], tmp_path)
     result = snrecon.NoiseMap.load(tmp_path / "own_network.h5")
-    assert result.estimator == "sketch"
+    assert result.estimator == "certified"
     assert result.relative_error <= 0.05
 
 

@@ -160,7 +160,7 @@ def test_noise_map_of_a_file(here: Path, tmp_path: Path) -> None:
             undersample={"kind": "random", "acceleration": 4, "calibration": 10, "seed": 0},
         )
         result = snrecon.noise_map(snrecon.recon.load("varnet"), scan, tolerance=0.2)
-    assert result.estimator == "sketch"
+    assert result.estimator == "certified"
     assert result.relative_error <= 0.2
     assert "coil maps" in result.frozen
     head = real_scans.head_mask("pulseq")

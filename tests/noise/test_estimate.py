@@ -11,7 +11,7 @@ from torch import Tensor
 
 from snrecon.data import Scan
 from snrecon.errors import InputError, SnreconWarning
-from snrecon.noise import linearity_check, noise_map, roi
+from snrecon.noise import estimate, linearity_check, noise_map, roi
 from snrecon.physics.fourier import ifft
 from snrecon.recon.sense import Sense
 from snrecon.recon.zero_filled import ZeroFilled
@@ -43,17 +43,29 @@ def test_auto_takes_the_closed_form_and_says_why(scan: Scan) -> None:
     assert result.details["noise_source"] == "given"
 
 
-def test_auto_sketches_what_has_no_closed_form(scan: Scan) -> None:
+def test_auto_certifies_what_has_no_closed_form(scan: Scan) -> None:
     result = noise_map(Sense(lamda=0.1, solver="cg"), small_scan(plane_mask()), tolerance=0.1)
-    assert result.estimator == "sketch"
+    assert result.estimator == "certified"
     assert "irregularly" in result.details["why"]
+    assert result.details["certificate"]["bound"] <= 0.1
+
+
+def test_auto_sketches_what_is_too_large_to_certify(monkeypatch: pytest.MonkeyPatch) -> None:
+    recon, scan = Sense(lamda=0.1, solver="cg"), small_scan(plane_mask())
+    voxels = scan.kspace[0].numel()
+    for share, chosen in ((1.9, "sketch"), (2.1, "certified")):
+        free = int(share * voxels * estimate.FOLD_BYTES)
+        monkeypatch.setattr(estimate, "available_bytes", lambda device, n=free: n)
+        result = noise_map(recon, scan, tolerance=0, max_passes=8)
+        assert result.estimator == chosen
+        assert ("memory" in result.details["why"]) == (chosen == "sketch")
 
 
 def test_a_users_network_gets_a_map(scan: Scan) -> None:
     network = SmallNetwork(scan.coils)
     sketched = noise_map(network, scan, tolerance=0.04)
     rows = noise_map(network, scan, estimator="exact")
-    assert sketched.estimator == "sketch"
+    assert sketched.estimator == "certified"
     assert sketched.method == "SmallNetwork"
     assert sketched.g_factor is None  # nobody knows the units of its image
     ratio = sketched.sigma / rows.sigma

@@ -55,6 +55,11 @@ def add(commands: Any) -> None:
         "lies in a neighbour's part",
     )  # fmt: skip
     group.add_argument(
+        "--predictor", metavar="FILE",
+        help="certified and corrected maps: a network trained (scheme noise_predictor) to predict "
+        "the noise of this method, or the name of a shipped one",
+    )  # fmt: skip
+    group.add_argument(
         "--dither", metavar="FRACTION", type=positive,
         help="also save a copy of the image with noise of FRACTION times sigma added, for display",
     )  # fmt: skip
@@ -84,6 +89,7 @@ def run(args: argparse.Namespace) -> None:
             progress=progress,
             state=args.state,
             compress=args.compress,
+            predictor=args.predictor,
         )
     if args.dither is not None:
         result = dither(result, args.dither, seed=args.seed)

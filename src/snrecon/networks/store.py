@@ -15,6 +15,7 @@ from torch import nn
 from snrecon.errors import InputError
 from snrecon.networks.e2e_varnet import E2EVarNet
 from snrecon.networks.modl import MoDL
+from snrecon.networks.noise_predictor import NoisePredictor
 from snrecon.networks.unet import Unet
 from snrecon.networks.varnet import VarNet
 
@@ -26,6 +27,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "varnet": VarNet,
     "e2e_varnet": E2EVarNet,
     "modl": MoDL,
+    "noise_predictor": NoisePredictor,
 }
 ARGUMENTS: dict[str, tuple[str, ...]] = {
     "unet": ("in_chans", "out_chans", "chans", "pools", "sense_steps",
@@ -34,6 +36,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "e2e_varnet": ("unrolls", "chans", "pools", "sens_chans", "sens_pools", "residual",
                    "espirit", "memory"),
     "modl": ("unrolls", "features", "layers", "iterations", "implicit"),
+    "noise_predictor": ("features",),
 }
 """Constructor arguments that a file keeps, all of them whole numbers."""
 MAY_BE_ZERO = ("implicit", "residual", "sense_steps", "consistency_steps", "espirit",

@@ -23,7 +23,7 @@ from snrecon.noise.accumulated import Found
 from snrecon.noise.blur import blur
 from snrecon.noise.crossfit import Setting, coefficients, controlled, fitted_map
 from snrecon.noise.features import prior_features
-from snrecon.noise.folds import FOLDS, FoldMoments
+from snrecon.noise.folds import FOLDS, FoldMoments, Means
 
 FEWEST = 3
 """Pairs of folds without which there is no certificate."""
@@ -61,6 +61,17 @@ class Certified:
     certificate: Certificate
 
 
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """A map of the training folds and what the held-out pair says of it."""
+
+    covariance: Tensor
+    square: Tensor
+    """Unbiased estimate of the squared relative error of the variance, ``(*image)``."""
+    mean: float
+    """That of sigma, over the voxels that count."""
+
+
 def certified(moments: FoldMoments, image: Tensor) -> Certified | None:
     """The map of all probes with its certificate; None before there are six folds.
 
@@ -72,15 +83,17 @@ def certified(moments: FoldMoments, image: Tensor) -> Certified | None:
     if len(pairs) < FEWEST:
         return None
     inside = _noisy(moments)
-    setting = Setting(prior_features(image, moments.power, inside), inside)
-    maps, squares, overall = [], [], []
+    setting = Setting(prior_features(image, moments.power, inside, moments.predicted), inside)
+    candidates: list[list[Judged]] = [[], []]
     for pair, training in pairs:
         halves = moments.part(training[0::2]), moments.part(training[1::2])
-        fitted = fitted_map(halves, setting)
-        square, mean = _square(moments, pair, training, fitted[0], image, inside)
-        maps.append(fitted)
-        squares.append(square)
-        overall.append(mean)
+        tests = _tests(moments, pair, training, inside)
+        for number, fitted in enumerate((fitted_map(halves, setting), _mean(halves))):
+            square, mean = _square(tests, fitted[0], image, inside)
+            candidates[number].append(Judged(fitted, square, mean))
+    best = _better(*candidates)
+    maps, squares = ([getattr(one, name) for one in best] for name in ("covariance", "square"))
+    overall = [one.mean for one in best]
     covariance = torch.stack(maps).mean(0).double()
     covariance[:2] = covariance[:2].clamp_min(0)
     average = torch.stack(squares).mean(0)
@@ -113,7 +126,7 @@ def judged(moments: FoldMoments, sigma: Tensor, image: Tensor) -> Certificate | 
     inside = _noisy(moments)
     variance = sigma.to(image.abs().dtype) ** 2
     overall = [
-        _square(moments, pair, training, variance, image, inside)[1]
+        _square(_tests(moments, pair, training, inside), variance, image, inside)[1]
         for pair, training in _pairs(moments)
     ]
     return None if len(overall) < FEWEST else _certificate(overall, moments.samples)
@@ -134,18 +147,36 @@ def _pairs(moments: FoldMoments) -> Iterator[tuple[tuple[int, int], list[int]]]:
         yield pair, [k for k in filled if k not in pair]
 
 
+def _mean(halves: tuple[Means, Means]) -> Tensor:
+    """Plain means of two halves, ``(3, *image)``."""
+    one, two = halves
+    share = one.count / (one.count + two.count)
+    return share * controlled(one, None) + (1 - share) * controlled(two, None)
+
+
+def _better(fitted: list[Judged], plain: list[Judged]) -> list[Judged]:
+    """The fitted maps, unless plain means are better by more than chance: for reconstructions
+    that are like nothing the fit expects."""
+    gain = torch.tensor([f.mean - p.mean for f, p in zip(fitted, plain, strict=True)])
+    clear = float(gain.mean()) > 2 * float(gain.std()) / len(gain) ** 0.5
+    return plain if clear else fitted
+
+
+def _tests(
+    moments: FoldMoments, pair: tuple[int, int], training: list[int], inside: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Unbiased variance maps ``(*image)`` of two folds, as precise as the others allow."""
+    c = None if moments.power is None else coefficients(moments.part(training), inside)
+    one, two = (controlled(moments.part([k]), c)[0] for k in pair)
+    return one, two
+
+
 def _square(
-    moments: FoldMoments,
-    pair: tuple[int, int],
-    training: list[int],
-    variance: Tensor,
-    image: Tensor,
-    inside: Tensor,
+    tests: tuple[Tensor, Tensor], variance: Tensor, image: Tensor, inside: Tensor
 ) -> tuple[Tensor, float]:
     """Unbiased estimate of the squared relative error of a variance map, ``(*image)``, and a
     quarter of its mean, the squared relative error of sigma, over the voxels that count."""
-    c = None if moments.power is None else coefficients(moments.part(training), inside)
-    one, two = (controlled(moments.part([k]), c)[0] for k in pair)
+    one, two = tests
     tiny = torch.finfo(variance.dtype).tiny
     square = (variance - one) * (variance - two) / (variance**2).clamp_min(tiny)
     square = torch.where(inside & (variance > 0), square, 0)

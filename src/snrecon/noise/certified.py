@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from snrecon.networks.noise_predictor import NoisePredictor
 from snrecon.noise.derivative import require_derivative
 from snrecon.noise.folds import FoldMoments
+from snrecon.noise.predicted import load_predictor, predicted_variance
 from snrecon.noise.problem import Problem, Progress
 from snrecon.noise.sampling import Rule, StateFile, run
 from snrecon.noise.sketch import random_phase
@@ -48,12 +51,13 @@ class FoldRule(Rule):
         super().__init__(problem, zero_mean=True)
         self.surrogate = surrogate
         self.left_out: Tensor | None = None
+        self.predicted: Tensor | None = None
 
     def empty(self) -> FoldMoments:
         """No samples."""
         power = None if self.surrogate is None else self.surrogate.variance / 2
         empty = FoldMoments.empty(self.problem.image, power)
-        return replace(empty, left_out=self.left_out)
+        return replace(empty, left_out=self.left_out, predicted=self.predicted)
 
     def added(self, state: State, samples: Tensor, indices: range) -> FoldMoments:
         """The state's sums with some samples more."""
@@ -86,6 +90,7 @@ def certified_map(
     state_file: StateFile | None = None,
     chunk: int | None = None,
     details: dict[str, object] | None = None,
+    predictor: str | Path | NoisePredictor | None = None,
 ) -> State:
     """Accumulate probes until the certified error is small enough.
 
@@ -99,8 +104,11 @@ def certified_map(
         state_file: Where to save and from where to resume.
         chunk: Probes at once; by default from the memory at hand.
         details: Facts for the metadata.
+        predictor: A trained predictor of this reconstruction's noise, a shipped one by name or one
+            from a file: another column of the prior.
 
     Raises:
+        InputError: if the predictor cannot be read, or does not fit the scan.
         NotDifferentiableError: if f has no Jacobian products, or they disagree with finite
             differences.
     """
@@ -127,6 +135,9 @@ def certified_map(
             return product[:, None]
         return torch.stack([product.to(complex_type), surrogate(noise)], 1)
 
+    if predictor is not None:
+        rule.predicted = predicted_variance(load_predictor(predictor), problem, surrogate)
+        facts["predictor"] = "given" if isinstance(predictor, NoisePredictor) else str(predictor)
     facts["control_variate"] = "none" if surrogate is None else "edge-adaptive SENSE, line by line"
     state = run(
         problem,

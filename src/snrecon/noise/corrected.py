@@ -9,11 +9,13 @@ reconstruction and linearisation are still alike.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from snrecon.data import relative_error
+from snrecon.networks.noise_predictor import NoisePredictor
 from snrecon.noise.accumulated import Found
 from snrecon.noise.certified import certified_map
 from snrecon.noise.pairs import COST, PairMoments
@@ -72,6 +74,7 @@ def corrected_map(
     state_file: StateFile | None = None,
     chunk: int | None = None,
     details: dict[str, object] | None = None,
+    predictor: str | Path | NoisePredictor | None = None,
 ) -> State:
     """Certify the first-order map, then correct it until the error bar is small enough.
 
@@ -86,6 +89,7 @@ def corrected_map(
             unfinished run is kept beside it, in a file of its name and ``.first``.
         chunk: Pairs at once; by default from the memory at hand.
         details: Facts for the metadata.
+        predictor: As of :func:`snrecon.noise.certified.certified_map`, for the first order.
 
     Raises:
         NotDifferentiableError: if f has no Jacobian products, or they disagree with finite
@@ -104,7 +108,8 @@ def corrected_map(
             limit = max_passes if tolerance > 0 else max(max_passes // 4, 1)
         first = certified_map(
             problem, tolerance=tolerance * SHARE**0.5, max_passes=limit, seed=seed,
-            progress=progress, state_file=beside, chunk=chunk, details=details)
+            progress=progress, state_file=beside, chunk=chunk, details=details,
+            predictor=predictor)
         found, spent = first.moments.result(first.image), first.moments.passes
         details = {**first.header["details"], "first_order": found.facts["certificate"]}
     else:

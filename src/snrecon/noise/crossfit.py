@@ -11,7 +11,9 @@ which leaves the map consistent:
 2. *Prior.* A log-linear model of the variance in features of image and surrogate, fitted to the
    probes at hand (gamma likelihood): what is typical for a voxel like this.
 3. *Shrinkage.* The ratio of map to prior is split in bands of spatial detail; each is kept by as
-   much as two independent halves of the probes agree on it (James-Stein).
+   much as two independent halves of the probes agree on it (James-Stein); and no voxel is taken
+   further from its own mean product than chance would have it (limited translation, Efron and
+   Morris, JASA 67:130, 1972), so that what is unlike its surroundings is found all the same.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ BANDS = (0.5, 0.8, 1.3, 2.5, 6.0)
 LOCAL = 6.0
 """SD in voxels of the window in which agreement on a band is judged."""
 STEPS = 8
+CHANCE = 3.0
+"""Distance from a voxel's own mean, in SDs of a normal deviate, that chance is allowed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +63,13 @@ def coefficients(means: Means, inside: Tensor) -> Tensor:
     result = []
     for x, y in (cross[:2], cross[2:]):
         result.append(torch.stack([(ii * x - ri * y) / det, (rr * y - ri * x) / det]))
-    return torch.stack(result) * weight
+    # What the surrogate is said to explain of a voxel is at most what there can be: a voxel that is
+    # quieter than its surroundings by far would drown in the surrogate's noise.
+    most = torch.stack([p["aa"], p["bb"]]) / _limits(means.count)[0]
+    fitted = torch.stack(result) * weight
+    explained = fitted.square().sum(1) * power
+    share = (most / explained.clamp_min(torch.finfo(power.dtype).tiny)).clamp_max(1).sqrt()
+    return fitted * share[:, None]
 
 
 def controlled(means: Means, c: Tensor | None) -> Tensor:
@@ -167,6 +177,26 @@ def fitted_map(halves: tuple[Means, Means], setting: Setting) -> Tensor:
     with_surrogate = one.power is not None
     first = controlled(one, coefficients(two, setting.inside) if with_surrogate else None)
     second = controlled(two, coefficients(one, setting.inside) if with_surrogate else None)
-    plain = share * one.products["aa"] + (1 - share) * two.products["aa"]
-    prior = fitted_prior(plain, setting)
-    return shrunk(first, second, share, prior, setting.inside)
+    plain = torch.stack([share * one.products[n] + (1 - share) * two.products[n] for n in PLAIN])
+    prior = fitted_prior(plain[0], setting)
+    return limited(shrunk(first, second, share, prior, setting.inside), plain, total)
+
+
+def limited(fitted: Tensor, plain: Tensor, count: int) -> Tensor:
+    """A map ``(Var a, Var b, Cov)`` within what ``count`` probes allow.
+
+    The covariance follows the variances.
+    """
+    low, high = _limits(count)
+    bounded = torch.minimum(torch.maximum(fitted[:2], plain[:2] / high), plain[:2] / low)
+    tiny = torch.finfo(fitted.dtype).tiny
+    change = torch.where(fitted[:2] > 0, bounded / fitted[:2].clamp_min(tiny), 0)
+    return torch.cat([bounded, (fitted[2] * change.prod(0).sqrt())[None]])
+
+
+def _limits(count: int) -> tuple[float, float]:
+    """Between what a mean of ``count`` Gaussian squares lies, relative to its expectation, as far
+    as chance is allowed: chi-square quantiles after Wilson and Hilferty (1931)."""
+    spread = 2 / (9 * max(count, 1))
+    low, high = (max(1 - spread + sign * CHANCE * spread**0.5, 0.05) ** 3 for sign in (-1, 1))
+    return low, high

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from snrecon.data import NoiseMap, Scan
 from snrecon.errors import InputError, SnreconWarning
+from snrecon.networks.noise_predictor import NoisePredictor
 from snrecon.noise.analytic import analytic, unsupported
 from snrecon.noise.certified import certified_map
 from snrecon.noise.corrected import corrected_map
@@ -20,13 +22,21 @@ from snrecon.noise.problem import Problem, Progress, Reconstruction
 from snrecon.noise.replicas import replicas
 from snrecon.noise.sampling import StateFile
 from snrecon.noise.sketch import sketch
+from snrecon.noise.state import State
 from snrecon.physics.jacobian import NotDifferentiableError
+from snrecon.physics.memory import available_bytes
 
 Estimator = Literal["auto", "analytic", "exact", "certified", "corrected", "sketch", "replicas"]
 ESTIMATORS = ("auto", "analytic", "exact", "certified", "corrected", "sketch", "replicas")
 SAMPLED = ("auto", "certified", "corrected", "sketch", "replicas")
 
-JACOBIAN = {"certified": certified_map, "corrected": corrected_map, "sketch": sketch}
+FOLD_BYTES = 1200
+"""Memory that certifying takes for every voxel: the folds' sums, features, maps of every pair."""
+
+PREDICTED = ("certified", "corrected")
+"""Estimators that a predictor helps."""
+JACOBIAN: dict[str, Callable[..., State]] = {
+    "certified": certified_map, "corrected": corrected_map, "sketch": sketch}
 
 
 def noise_map(
@@ -43,6 +53,7 @@ def noise_map(
     chunk: int | None = None,
     noise_scale: float = 1.0,
     compress: float | None = None,
+    predictor: str | Path | NoisePredictor | None = None,
 ) -> NoiseMap:
     """Reconstruct and map the noise of every voxel.
 
@@ -55,7 +66,7 @@ def noise_map(
             products of random-phase probes), ``certified`` (the same products, more made of them,
             and their error measured on probes held out), ``corrected`` (that map, corrected by a
             few noisy reconstructions for what first order leaves out), ``replicas`` (Monte Carlo),
-            or ``auto``: the first of analytic, sketch, replicas that the method allows;
+            or ``auto``: the first of analytic, certified, replicas that the method allows;
             ``details["why"]`` says why.
         tolerance: Relative RMS error of sigma over voxels with ``|x| >= 3 sigma`` at which to stop;
             0 runs to ``max_passes``. Of the certified estimator it is the upper 95 % limit; sketch
@@ -70,6 +81,9 @@ def noise_map(
         noise_scale: Replicas only: noise of this many times its SD, the result divided by it.
         compress: Exact rows only: voxels share VJPs where at most this share of a row's energy,
             1e-4 say, lies in a neighbour's part.
+        predictor: Certified and corrected maps only: a network trained to predict the noise of this
+            reconstruction (scheme ``noise_predictor``), a shipped one by name or one from a file.
+            What it is worth the certificate finds out.
 
     Returns:
         NoiseMap with image, maps and what was frozen.
@@ -92,6 +106,8 @@ def noise_map(
         raise InputError("a choice of voxels is for the exact estimator only.")
     if compress is not None and estimator != "exact":
         raise InputError("compressed rows (compress) are for the exact estimator only.")
+    if predictor is not None and estimator not in ("auto", *PREDICTED):
+        raise InputError("a noise predictor is for the certified and corrected estimators only.")
     scan.require_noise()
     options: dict[str, Any] = {
         "tolerance": tolerance,
@@ -112,6 +128,7 @@ def noise_map(
                 None if voxels is None else (voxels[index] if scan.layout == "stack" else voxels),
                 noise_scale,
                 compress,
+                predictor,
             )
         )
     if state is not None and any(result.estimator == "analytic" for result in results):
@@ -129,6 +146,7 @@ def _slice_map(
     voxels: Tensor | None,
     noise_scale: float,
     compress: float | None,
+    predictor: str | Path | NoisePredictor | None,
 ) -> NoiseMap:
     chosen, why = (estimator, "as asked") if estimator != "auto" else _choose(problem, voxels)
     facts = {**_facts(problem), "why": why}
@@ -148,8 +166,10 @@ def _slice_map(
             )
             return replace(rows, seed=options["seed"])
         if chosen in JACOBIAN:
-            run = JACOBIAN[chosen]
-            return run(problem, **options, state_file=state_file, details=facts).result()
+            run, more = JACOBIAN[chosen], {}
+            if chosen in PREDICTED:
+                more["predictor"] = predictor
+            return run(problem, **options, state_file=state_file, details=facts, **more).result()
     except NotDifferentiableError as error:
         if estimator != "auto":
             source = problem.scan.source
@@ -170,7 +190,11 @@ def _choose(problem: Problem, voxels: Tensor | None) -> tuple[str, str]:
         return "analytic", "analytic, because there is a closed form, exact and without passes"
     if not problem.bound.differentiable:
         return "replicas", f"replicas, because {reason} and it cannot be differentiated"
-    return "sketch", f"sketch, because {reason} and Jacobian products cost a pass each"
+    free = available_bytes(problem.image.device)
+    if FOLD_BYTES * problem.image.numel() > free / 2:
+        return "sketch", (f"sketch, because {reason}, and what certifies a map of this size takes "
+                          "more memory than there is")
+    return "certified", f"certified, because {reason}, and few Jacobian products do"
 
 
 def _facts(problem: Problem) -> dict[str, object]:

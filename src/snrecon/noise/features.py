@@ -13,13 +13,16 @@ NOISE_SCALES = (0.7, 1.5, 3.0)
 """SDs in voxels at which the surrogate's noise is looked at, besides its own."""
 
 
-def prior_features(image: Tensor, power: Tensor | None, inside: Tensor) -> Tensor:
+def prior_features(
+    image: Tensor, power: Tensor | None, inside: Tensor, predicted: Tensor | None = None
+) -> Tensor:
     """Standardised columns ``(number, *image)``, the first constant.
 
     Args:
         image: The reconstruction, complex or real ``(*image)``.
         power: Noise variance of the surrogate, ``(*image)``; None without one.
         inside: Boolean ``(*image)``: voxels with noise, from which mean and SD are taken.
+        predicted: Variance that a trained predictor expects, ``(*image)``; None without one.
     """
     weight = inside.to(image.abs().dtype)
     size = image.abs()
@@ -31,6 +34,8 @@ def prior_features(image: Tensor, power: Tensor | None, inside: Tensor) -> Tenso
     if power is not None:
         columns.append(_log(power, weight))
         columns += [_log(blur(power, s, weight), weight) for s in NOISE_SCALES]
+    if predicted is not None:
+        columns.append(_log(predicted, weight))
     for s in SCALES:
         smooth = x if s == 0 else _blurred(x, s, weight)
         steep, bent = torch.zeros_like(size), torch.zeros_like(smooth)

@@ -38,6 +38,8 @@ class FoldMoments(Accumulated):
     """Exact variance of ``r`` and of ``i`` ``(*image)``; None without a surrogate."""
     left_out: Tensor | None = None
     """Mean square ``(*image)`` of what low precision leaves out of ``a``; None in full."""
+    predicted: Tensor | None = None
+    """Variance that a trained predictor expects ``(*image)``, up to a factor; None without one."""
     _found: list[Found] = field(default_factory=list, init=False, repr=False)
     """The result, once somebody asked: a run asks for its error, and then for its map."""
 
@@ -100,7 +102,8 @@ class FoldMoments(Accumulated):
         sums = {name: total.to(device) for name, total in self.sums.items()}
         power = None if self.power is None else self.power.to(device)
         left_out = None if self.left_out is None else self.left_out.to(device)
-        return replace(self, sums=sums, power=power, left_out=left_out)
+        predicted = None if self.predicted is None else self.predicted.to(device)
+        return replace(self, sums=sums, power=power, left_out=left_out, predicted=predicted)
 
     def result(self, image: Tensor) -> Found:
         """The map with its certificate (:mod:`snrecon.noise.certificate`)."""
@@ -112,7 +115,8 @@ class FoldMoments(Accumulated):
 
     def arrays(self) -> dict[str, Tensor]:
         """Sums, counts and what is known besides."""
-        known = {"counts": self.counts, "power": self.power, "left_out": self.left_out}
+        known = {"counts": self.counts, "power": self.power, "left_out": self.left_out,
+                 "predicted": self.predicted}
         return self.sums | {name: part for name, part in known.items() if part is not None}
 
     @classmethod
@@ -121,7 +125,8 @@ class FoldMoments(Accumulated):
         power = arrays.get("power")
         names = PLAIN if power is None else WITH_SURROGATE
         sums = {name: arrays[name] for name in names}
-        return FoldMoments(arrays["counts"], sums, power, arrays.get("left_out"))
+        return FoldMoments(arrays["counts"], sums, power, arrays.get("left_out"),
+                           arrays.get("predicted"))
 
     def part(self, folds: list[int]) -> Means:
         """Mean products over some folds."""

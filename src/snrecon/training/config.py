@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from snrecon.errors import InputError
 
-SCHEMES = ("supervised", "ssdu", "noise2recon", "vortex")
+SCHEMES = ("supervised", "ssdu", "noise2recon", "vortex", "noise_predictor")
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,20 @@ class ConsistencyConfig:
 
 
 @dataclass(frozen=True)
+class ReconstructionConfig:
+    """Scheme ``noise_predictor``: whose noise is predicted, and from how many Jacobian products."""
+
+    method: str = ""
+    """A method as on the command line (``"varnet:brain"``, ``"modl:runs/mine.safetensors"``), or
+    one's own: ``"package.module:name"``, a reconstruction or a function of k-space, found from the
+    folder where training is started."""
+    measurements: int = 400
+    """Simulated or measured scans that are reconstructed."""
+    probes: int = 16
+    """Jacobian products for each of them."""
+
+
+@dataclass(frozen=True)
 class OutputConfig:
     """Where results go."""
 
@@ -172,6 +186,7 @@ class Config:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     ssdu: SSDUConfig = field(default_factory=SSDUConfig)
     consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
+    reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
 
@@ -218,6 +233,7 @@ def check(config: Config, name: str = "configuration") -> None:
     if config.scheme == "ssdu" and config.network.name == "unet" and channels == [1, 1]:
         raise InputError(f"{name}: ssdu predicts k-space, which magnitudes do not determine; set "
                          "network.in_chans and network.out_chans to 2.")
+    _check_prediction(config, name)
     _one_of(name, "ssdu.split", config.ssdu.split, ("gaussian", "lines", "uniform"))
     _one_of(name, "ssdu.loss", config.ssdu.loss, ("excess", "logarithmic", "normalised"))
     _check_network(config.network, name)
@@ -281,6 +297,23 @@ def _finite(value: Any, name: str, key: str) -> None:
             _finite(inner, name, key)
     elif isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{name}: {key} must be a finite number, but it is {value}.")
+
+
+def _check_prediction(config: Config, name: str) -> None:
+    predicts, settings = config.scheme == "noise_predictor", config.reconstruction
+    if predicts != (config.network.name == "noise_predictor"):
+        raise InputError(f"{name}: the scheme noise_predictor and the network noise_predictor "
+                         "belong together.")
+    if predicts != bool(settings.method):
+        raise InputError(f"{name}: reconstruction.method, whose noise is predicted, belongs to the "
+                         "scheme noise_predictor, which needs it.")
+    if settings.measurements < 8 or settings.probes < 4:
+        raise InputError(f"{name}: reconstruction.measurements must be at least 8 and "
+                         "reconstruction.probes at least 4.")
+    if predicts and (config.trainer.patience or config.trainer.devices > 1
+                     or config.trainer.initial or config.trainer.logger != "csv"):
+        raise InputError(f"{name}: trainer.patience, devices, initial and logger are not for the "
+                         "scheme noise_predictor.")
 
 
 def _check_network(network: NetworkConfig, name: str) -> None:

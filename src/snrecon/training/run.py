@@ -61,13 +61,19 @@ def train(
         check(config)
     else:
         config = load_config(config)
+    if config.trainer.threads > 0:
+        torch.set_num_threads(config.trainer.threads)
+    if config.scheme == "noise_predictor":
+        from snrecon.training.noise_predictor import train_predictor
+
+        with made_folder(Path(config.output.folder)):
+            return train_predictor(config, use_bfloat16(config.trainer.precision), resume=resume,
+                                   progress=progress)
     try:
         import_module("lightning")
         from snrecon.training.module import Training
     except ImportError as error:
         raise MissingExtraError("Training", "train") from error
-    if config.trainer.threads > 0:
-        torch.set_num_threads(config.trainer.threads)
     torch.manual_seed(config.trainer.seed)
     folder = Path(config.output.folder)
     path = folder / f"{config.output.name}.safetensors"

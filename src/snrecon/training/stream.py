@@ -97,7 +97,8 @@ def training_source(config: Config, found: Found | None = None) -> Drawn:
     Raises:
         InputError: if the data cannot be read.
     """
-    share = {"supervised": 1.0, "ssdu": 0.0}.get(config.scheme, config.consistency.labelled)
+    share = {"supervised": 1.0, "ssdu": 0.0, "noise_predictor": 1.0}.get(
+        config.scheme, config.consistency.labelled)
     found = found or find_data(config, "train")
     if found.volumes:
         return Measured(found.volumes, config.simulation, config.trainer.seed, share,
