@@ -10,7 +10,10 @@ Truth are exact first-order rows, compressed along the readout for masks that va
 - ``shrinkage``: the certified map without a surrogate;
 - ``low precision``: the sketch with bfloat16 tangents;
 - ``certified``: everything, as ``noise_map`` does it; its bound is compared with its true error,
-  and its 95 % intervals with the share of voxels whose truth they hold.
+  and its 95 % intervals with the share of voxels whose truth they hold;
+- ``predicted``: the same with the shipped predictor of the network's noise, where there is one.
+
+``untrained`` is a VarNet several times as large as the one that ships, its weights random.
 
 Every number of probes is tried on several disjoint blocks of them. A pass is a JVP; passes to an
 error are read off a straight line between the two nearest points, both logarithmic. Seconds are
@@ -27,7 +30,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -39,31 +42,42 @@ from benchmarks.noise_paper import drawn_voxels
 from benchmarks.real_scans import ROOT, case
 from benchmarks.scores import weights_checksum
 from benchmarks.table import publish, table
+from snrecon.data import NoiseMap
+from snrecon.errors import InputError
+from snrecon.networks.store import shipped_weights
+from snrecon.networks.varnet import VarNet as NetworkVarNet
 from snrecon.noise.certificate import certified
 from snrecon.noise.certified import schedule
 from snrecon.noise.crossfit import coefficients, controlled
 from snrecon.noise.exact import exact
 from snrecon.noise.folds import FOLDS, FoldMoments
 from snrecon.noise.memory import peak_bytes
+from snrecon.noise.predicted import load_predictor, predicted_variance
 from snrecon.noise.problem import Problem
 from snrecon.noise.replicas import evaluate
 from snrecon.noise.sketch import random_phase
 from snrecon.noise.surrogate import LineSurrogate
 from snrecon.physics.precision import low_precision
+from snrecon.recon.base import Reconstructor
 from snrecon.recon.registry import load
+from snrecon.recon.varnet import VarNet
 
 CACHE = ROOT / "build" / "benchmarks" / "estimators"
-COUNTS = (8, 12, 16, 24, 32, 40, 56, 72, 96, 120, 152, 192, 240)
-PROBES = 480
-BLOCKS = 6
+COUNTS = (6, 8, 12, 16, 24, 32, 40, 56, 72, 96, 120, 152, 192)
+PROBES = 384
+BLOCKS = 8
 """Most blocks of probes that a number is tried on."""
 BATCH = 4
 VOXELS = 400
 LEAKAGE = 1e-3
 TARGETS = (0.10, 0.05)
-WAYS = ("plain", "replicas", "control variate", "shrinkage", "low precision", "certified")
+WAYS = ("plain", "replicas", "control variate", "shrinkage", "low precision", "certified",
+        "predicted")
 MASKS = (("random", 4.0), ("gaussian2d", 4.0))
-NETWORKS = ("varnet", "modl", "unet", "e2e_varnet")
+NETWORKS = ("varnet", "modl", "unet", "e2e_varnet", "untrained")
+WHOLE = ("varnet", "modl")
+"""Networks with rows of the whole head; the others' take too long, or reach along whole lines."""
+LARGE = {"unrolls": 8, "features": 64}
 SCALE = 0.01
 
 
@@ -111,6 +125,25 @@ class Samples:
     noisy: Tensor
     answer: Tensor | None
     power: Tensor | None
+    predicted: Tensor | None
+
+
+def reconstruction(network: str) -> tuple[Reconstructor, str]:
+    """With the checksum of its weights."""
+    if network != "untrained":
+        return load(network), weights_checksum(network)
+    torch.manual_seed(0)
+    return VarNet(NetworkVarNet(**LARGE).eval().requires_grad_(False)), f"seed 0, {LARGE}"
+
+
+def prediction(
+    network: str, problem: Problem, surrogate: LineSurrogate | None
+) -> Tensor | None:
+    """What the shipped predictor of a network's noise expects."""
+    name = network.replace(":", "_")
+    if name not in shipped_weights("noise_predictor"):
+        return None
+    return predicted_variance(load_predictor(name), problem, surrogate)
 
 
 def draw(problem: Problem, surrogate: LineSurrogate | None, probes: int) -> tuple[
@@ -152,7 +185,7 @@ def draw(problem: Problem, surrogate: LineSurrogate | None, probes: int) -> tupl
     power = None if surrogate is None else surrogate.variance / 2
     times = {name: total / probes for name, total in spent.items()}
     times["forward"] = spent["forward"] / min(8, -(-probes // BATCH))
-    return Samples(full, lower, noisy, answer, power), times
+    return Samples(full, lower, noisy, answer, power, None), times
 
 
 def maps(samples: Samples, chosen: slice, image: Tensor) -> dict[str, Tensor]:
@@ -178,10 +211,12 @@ def maps(samples: Samples, chosen: slice, image: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def _sums(samples: Samples, chosen: slice, image: Tensor) -> FoldMoments:
+def _sums(
+    samples: Samples, chosen: slice, image: Tensor, predicted: Tensor | None = None
+) -> FoldMoments:
     full = samples.full[chosen]
     answer = None if samples.answer is None else samples.answer[chosen]
-    empty = FoldMoments.empty(image, samples.power)
+    empty = replace(FoldMoments.empty(image, samples.power), predicted=predicted)
     return empty.added(0, full.real.contiguous(), full.imag.contiguous(), answer)
 
 
@@ -197,17 +232,14 @@ def relative(covariance: Tensor, truth: Tensor, voxels: Tensor) -> dict[str, flo
 
 def measure(setting: Setting, probes: int = PROBES, keep: bool = True) -> Cell:
     """One cell, run unless it was."""
+    recon, weights = reconstruction(setting.network)
     found = cells.read(CACHE, setting.name) if keep else None
-    if found is not None and found["weights"] == weights_checksum(setting.network):
+    if found is not None and found["weights"] == weights:
         return Cell(**found)
     chosen = case(setting.scan, setting.kind, setting.rate)
-    problem = Problem.of(load(setting.network), chosen.scan)
+    problem = Problem.of(recon, chosen.scan)
     image = problem.image
-    lines = setting.kind not in ("gaussian2d", "poisson")
-    voxels = chosen.head if lines else drawn_voxels(chosen.head, VOXELS)
-    begun = time.perf_counter()
-    true = exact(problem, voxels=voxels, compress=LEAKAGE if lines else None)
-    took = time.perf_counter() - begun
+    true, voxels, took = rows_of(problem, chosen.head, setting.network in WHOLE)
     assert true.covariance is not None
     truth = true.covariance.double()
     voxels = voxels & (truth[0] > 0)
@@ -219,6 +251,7 @@ def measure(setting: Setting, probes: int = PROBES, keep: bool = True) -> Cell:
     probe = problem.colouring(random_phase(problem, 13, range(1)))
     _, size = peak_bytes(lambda: problem.linearization.jvp(probe))
     samples, seconds = draw(problem, surrogate, probes)
+    predicted = prediction(setting.network, problem, surrogate)
     seconds["building"] = building if surrogate is not None else 0.0
     errors: dict[str, dict[str, list[float]]] = {way: {"sigma": [], "complex": []} for way in WAYS}
     bounds, coverage, certifying = [], [], []
@@ -237,6 +270,10 @@ def measure(setting: Setting, probes: int = PROBES, keep: bool = True) -> Cell:
             if best is None:
                 continue
             of_count["certified"].append(relative(best.covariance, truth, voxels))
+            if predicted is not None:
+                told = certified(_sums(samples, block, image, predicted), image)
+                assert told is not None
+                of_count["predicted"].append(relative(told.covariance, truth, voxels))
             sigma, wanted = best.covariance[0].sqrt(), truth[0].sqrt()
             bright = voxels & (image.abs() >= 3 * sigma)
             own = float((wanted / sigma - 1)[bright].square().mean().sqrt())
@@ -249,11 +286,27 @@ def measure(setting: Setting, probes: int = PROBES, keep: bool = True) -> Cell:
                 errors[way][kind].append(mean)  # type: ignore[arg-type]
         coverage.append(sum(inside) / len(inside) if inside else None)
     seconds["certificate"] = sorted(certifying)[len(certifying) // 2]
-    cell = Cell(weights_checksum(setting.network), probes, errors, seconds, bounds,
+    cell = Cell(weights, probes, errors, seconds, bounds,
                 coverage, rows, size)  # type: ignore[arg-type]
     if keep:
         cells.write(CACHE, setting.name, asdict(cell))
     return cell
+
+
+def rows_of(problem: Problem, head: Tensor, whole: bool) -> tuple[NoiseMap, Tensor, float]:
+    """Exact rows: of the whole head if asked for and where they can be compressed, else of some
+    voxels of it; these voxels; seconds."""
+    ways: list[tuple[Tensor, float | None]] = [(drawn_voxels(head, VOXELS), None)]
+    if whole:
+        ways.insert(0, (head, LEAKAGE))
+    for voxels, compress in ways:
+        begun = time.perf_counter()
+        try:
+            found = exact(problem, voxels=voxels, compress=compress)
+        except InputError:
+            continue
+        return found, voxels, time.perf_counter() - begun
+    raise AssertionError("single rows are always to be had")
 
 
 def passes_to(errors: Sequence[float | None], target: float) -> float | None:
@@ -272,11 +325,11 @@ def cost(cell: Cell, way: str, passes: float) -> float:
     """Seconds of so many passes."""
     seconds = cell.seconds
     each = {"plain": "full", "shrinkage": "full", "control variate": "full", "replicas": "replica",
-            "low precision": "low", "certified": "low"}[way]
+            "low precision": "low", "certified": "low", "predicted": "low"}[way]
     total = passes * seconds[each]
-    if way in ("control variate", "certified"):
+    if way in ("control variate", "certified", "predicted"):
         total += passes * seconds["surrogate"] + seconds["building"]
-    if way == "certified":
+    if way in ("certified", "predicted"):
         stops = max(1, sum(schedule(n) for n in range(16, int(passes) + 1)))
         total += stops * seconds["certificate"]
     return total

@@ -65,7 +65,6 @@ from snrecon.recon.registry import load
 from snrecon.recon.snr_units import SnrUnits
 
 CACHE = ROOT / "build" / "benchmarks" / "published_sketch"
-FILE = Path("meddlr/modeling/meta_arch/unrolled.py")
 GET = "git clone https://github.com/onat-dalmaz/deep_recon_noise"
 THEIRS = (16, 32, 50)
 OURS = (8, 12, 16, 24, 32)
@@ -91,7 +90,7 @@ class _StandIn:
 
 def published(code: Path) -> Callable[..., tuple[Tensor, float]]:
     """The estimator, called with a model, k-space, signal model, noise factor and probes."""
-    path = code / FILE
+    path = code / "meddlr/modeling/meta_arch/unrolled.py"
     if not path.is_file():
         raise SystemExit(f"{path} does not exist; get the published code with: {GET}")
     spec: Any = spec_from_file_location("published_code", path)
@@ -143,7 +142,7 @@ def brain() -> tuple[Scan, Tensor]:
 
 
 def spent() -> Times:
-    """By this process so far."""
+    """So far, by this process."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return np.array([usage.ru_utime + usage.ru_stime, usage.ru_utime])
 
@@ -224,8 +223,7 @@ def measure(code: Path, network: str, rounds: int, quick: bool) -> Found:
     many, few = ((4, 6), (4, 8)) if quick else (THEIRS, OURS)
     counts: dict[str, tuple[int, ...]] = {PUBLISHED: many, LOW: few, FULL: few}
     found = Found({way: {} for way in counts}, {way: {} for way in counts}, [], {}, "")
-    for way in counts:
-        run(way, 2, 99)
+    _ = [run(way, 2, 99) for way in counts]  # warm
     for seed in range(rounds):
         for turn in range(max(map(len, counts.values()))):
             begun = spent()

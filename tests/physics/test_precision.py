@@ -13,6 +13,7 @@ from snrecon.data import NoiseModel, Scan
 from snrecon.noise import certified, noise_map
 from snrecon.noise.problem import Problem
 from snrecon.noise.sketch import random_phase
+from snrecon.noise.sketch import random_phase
 from snrecon.physics.precision import low_precision, low_precision_pays, lowered
 from snrecon.recon import E2EVarNet, MoDL, UNet, VarNet
 
@@ -82,8 +83,10 @@ def test_double_precision_and_tight_tolerances_keep_theirs(monkeypatch):
     assert "tangents" not in double.details
     recon, scan = RECONS["modl"](), single(small_scan(irregular_mask()))
     problem = Problem.of(recon, scan)
-    assert certified.tangents_in_low_precision(problem, 0, 0.5) is not None
-    assert certified.tangents_in_low_precision(problem, 0, 1e-4) is None
+    noise = problem.colouring(random_phase(problem, 0, range(2)))
+    full = problem.linearization.jvp(noise)
+    assert certified.tangents_in_low_precision(problem, noise, full, 0.5) is not None
+    assert certified.tangents_in_low_precision(problem, noise, full, 1e-4) is None
 
 
 def test_a_run_goes_on_in_the_precision_it_began_with(monkeypatch, tmp_path):

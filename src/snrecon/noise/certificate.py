@@ -103,8 +103,8 @@ def certified(moments: FoldMoments, image: Tensor) -> Certified | None:
              for kind in (counted, inside & ~counted)]
     nearby = torch.where(counted, kinds[0], kinds[1])
     found = _certificate(overall, moments.samples)
-    # The squared error itself is known to within its limit only: half of that is allowed for.
-    allowed = (found.bound**2 - found.error**2) / 2
+    # The squared error itself is known to within its limit only, which is allowed for.
+    allowed = found.bound**2 - found.error**2
     least = (found.error**2 + allowed) / 4
     relative = (nearby + allowed).clamp_min(least).sqrt()
     if moments.left_out is not None:

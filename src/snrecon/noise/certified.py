@@ -16,9 +16,10 @@ from torch import Tensor
 from snrecon.networks.noise_predictor import NoisePredictor
 from snrecon.noise.derivative import require_derivative
 from snrecon.noise.folds import FoldMoments
+from snrecon.noise.memory import chunk_size, peak_bytes
 from snrecon.noise.predicted import load_predictor, predicted_variance
 from snrecon.noise.problem import Problem, Progress
-from snrecon.noise.sampling import Rule, StateFile, run
+from snrecon.noise.sampling import Rule, StateFile, at_once, run
 from snrecon.noise.sketch import random_phase
 from snrecon.noise.state import State
 from snrecon.noise.surrogate import LineSurrogate
@@ -29,8 +30,9 @@ GROWTH = 1.25
 """The certificate is looked at after 16 probes, and then whenever there are a quarter more, rounded
 to whole probes a fold's pair."""
 
-CHECKS = 4
-"""Probes on which low precision is compared with single precision."""
+CHECKS = 2
+"""The first probes, in single precision: they are compared with low precision and with finite
+differences."""
 
 
 def schedule(count: int) -> bool:
@@ -116,21 +118,31 @@ def certified_map(
     surrogate = LineSurrogate.of(problem)
     complex_type = problem.scan.kspace.dtype
 
-    facts = {**(details or {}), **require_derivative(problem, seed)}
+    opening = problem.colouring(random_phase(problem, seed, range(CHECKS)))
+    first = problem.linearization.jvp(opening[:1])
+    # Set-up is over: what a probe holds can be measured.
+    second, size = peak_bytes(lambda: problem.linearization.jvp(opening[1:]))
+    known = torch.cat([first, second])
+    chunk = chunk or chunk_size(size, problem.scan.kspace.device, at_once(problem))
+    derivative = require_derivative(problem, seed, known=(opening[0], known[0]))
+    facts = {**(details or {}), **derivative}
     rule = FoldRule(problem, surrogate)
     stored = None if state_file is None else state_file.stored()
     if stored is not None and isinstance(stored.moments, FoldMoments):
         low = stored.moments.left_out  # what a run began with, it goes on with
     else:
-        low = tangents_in_low_precision(problem, seed, tolerance)
+        low = tangents_in_low_precision(problem, opening, known, tolerance)
     if low is not None:
         rule.left_out = low
         facts["tangents"] = "bfloat16"
 
     def sampler(indices: range) -> Tensor:
         noise = problem.colouring(random_phase(problem, seed, indices))
-        with low_precision(None if low is None else torch.bfloat16):
-            product = problem.linearization.jvp(noise)
+        product = known[indices.start : indices.stop]
+        if len(product) < len(indices):
+            with low_precision(None if low is None else torch.bfloat16):
+                rest = problem.linearization.jvp(noise[len(product) :])
+            product = torch.cat([product, rest])
         if surrogate is None:
             return product[:, None]
         return torch.stack([product.to(complex_type), surrogate(noise)], 1)
@@ -156,12 +168,20 @@ def certified_map(
     return state
 
 
-def tangents_in_low_precision(problem: Problem, seed: int, tolerance: float) -> Tensor | None:
+def tangents_in_low_precision(
+    problem: Problem, noise: Tensor, full: Tensor, tolerance: float
+) -> Tensor | None:
     """Whether bfloat16 will do for the tangents, and what it leaves out.
 
     It is tried where the hardware multiplies it faster than single precision and the
-    reconstruction's own linearisation is made for it, on four probes: what it leaves out may not be
-    more than a tenth of the tolerance (or of 5 %, without one).
+    reconstruction's own linearisation is made for it, on a few probes: what it leaves out may not
+    be more than a tenth of the tolerance (or of 5 %, without one).
+
+    Args:
+        problem: Function, scan and noise.
+        noise: Probes ``(number, coil, *grid)``.
+        full: Their products in single precision, ``(number, *image)``.
+        tolerance: As of :func:`certified_map`.
 
     Returns:
         Mean square of what it leaves out of the component along the phase, ``(*image)``; None where
@@ -169,8 +189,6 @@ def tangents_in_low_precision(problem: Problem, seed: int, tolerance: float) -> 
     """
     if not low_precision_pays(problem.image.device) or problem.bound.linearize is None:
         return None
-    noise = problem.colouring(random_phase(problem, seed, range(CHECKS)))
-    full = problem.linearization.jvp(noise)
     with low_precision():
         low = problem.linearization.jvp(noise)
     if torch.equal(full, low):

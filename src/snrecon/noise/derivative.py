@@ -17,7 +17,11 @@ DISAGREEMENT = 0.3
 
 
 def require_derivative(
-    problem: Problem, seed: int = 0, *, transposed: bool = False
+    problem: Problem,
+    seed: int = 0,
+    *,
+    transposed: bool = False,
+    known: tuple[Tensor, Tensor] | None = None,
 ) -> dict[str, object]:
     """Compare Jacobian products with a small central difference along one draw of the noise.
 
@@ -30,6 +34,8 @@ def require_derivative(
         seed: Of the draw.
         transposed: Check ``J^T`` instead of ``J``: with the difference d along the noise n,
             ``<J^T d, n>`` must be ``|d|^2``.
+        known: A draw of the noise ``(coil, *grid)`` and its Jacobian product, if there is one
+            already; else one is drawn.
 
     Returns:
         The relative disagreement as ``derivative_check``, for the metadata; empty for linear ones.
@@ -40,14 +46,19 @@ def require_derivative(
     """
     if problem.bound.linear:
         return {}
-    noise, difference = _difference(problem, seed)
+    if known is None:
+        noise = problem.colouring.sample(
+            probe_generator(seed, 0, STREAM), problem.scan.kspace.dtype)
+    else:
+        noise = known[0]
+    difference = _difference(problem, noise)
     size = float(torch.linalg.vector_norm(difference))
     if transposed:
         back = problem.linearization.vjp(difference[None])[0]
         missing = abs(float((back.conj() * noise).real.sum()) - size**2)
         scale = size**2
     else:
-        product = problem.linearization.jvp(noise[None])[0]
+        product = problem.linearization.jvp(noise[None])[0] if known is None else known[1]
         missing = float(torch.linalg.vector_norm(product - difference))
         scale = size
     found = missing / scale if scale > 0 else (0.0 if missing == 0 else float("inf"))
@@ -66,10 +77,9 @@ def require_derivative(
     return {"derivative_check": found}
 
 
-def _difference(problem: Problem, seed: int) -> tuple[Tensor, Tensor]:
-    """A draw of the noise and the central difference of f along it."""
+def _difference(problem: Problem, noise: Tensor) -> Tensor:
+    """The central difference of f along a draw of the noise."""
     kspace = problem.scan.kspace
-    noise = problem.colouring.sample(probe_generator(seed, 0, STREAM), kspace.dtype)
     f = problem.bound.function
     # Small enough for curvature to vanish, large enough for rounding: sqrt of the unit roundoff
     # relative to the data, but never more than the noise itself.
@@ -77,4 +87,4 @@ def _difference(problem: Problem, seed: int) -> tuple[Tensor, Tensor]:
     ratio = float(torch.linalg.vector_norm(kspace) / torch.linalg.vector_norm(noise))
     step = min(max(eps**0.5 * ratio, 1e-3), 0.5)
     with torch.no_grad():
-        return noise, (f(kspace + step * noise) - f(kspace - step * noise)) / (2 * step)
+        return (f(kspace + step * noise) - f(kspace - step * noise)) / (2 * step)

@@ -219,7 +219,7 @@ def _draw(
     often as needed when memory runs out."""
     if chunk is None and indices.start % BLOCK >= 1:
         dx, size = peak_bytes(lambda: sampler(indices))
-        return dx, chunk_size(size, problem.scan.kspace.device, _at_once(problem))
+        return dx, chunk_size(size, problem.scan.kspace.device, at_once(problem))
     try:
         return sampler(indices), chunk
     except RuntimeError as error:
@@ -232,8 +232,9 @@ def _draw(
     return torch.cat([first, second]), max(half, 1)
 
 
-def _at_once(problem: Problem) -> int | None:
-    """Where every batch repeats work that its samples share, larger batches pay."""
+def at_once(problem: Problem) -> int | None:
+    """How many samples at once suit the problem, if there is more to it than memory: where every
+    batch repeats work that its samples share, larger batches pay."""
     repeats_primal = problem.linearization.strategy == "jvp"
     return problem.bound.at_once or (CPU_CAP if repeats_primal else None)
 
