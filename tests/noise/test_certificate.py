@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from snrecon.noise.blur import blur
 from snrecon.noise.certificate import certified, judged
-from snrecon.noise.crossfit import coefficients, controlled, fitted_prior, shrunk
+from snrecon.noise.crossfit import coefficients, controlled, fitted_prior, limited, shrunk
 from snrecon.noise.folds import FOLDS, FoldMoments
 
 SIZE = (40, 36)
@@ -187,3 +189,60 @@ def test_blur_averages(shape, scale):
     changed[: shape[0] // 2] = 1e6
     torch.testing.assert_close(blur(changed, scale, weight), smooth)
     assert float(smooth[shape[0] // 2 :].std()) < float(noise.std())
+
+
+def test_regions_have_certificates_of_their_own():
+    """One half of the image is known badly, the other well: the regions tell."""
+    half = torch.zeros(SIZE, dtype=torch.bool)
+    half[:, : SIZE[1] // 2] = True
+    quiet = torch.zeros(SIZE, dtype=torch.bool)
+    quiet[0, 0] = True
+    held = {"left": 0, "right": 0}
+    for seed in range(20):
+        moments, image = samples(32, 100 + seed)
+        image = image.clone()
+        image[0, 0] = 0  # no voxel with signal in this region
+        moments = replace(moments, regions={"left": half, "right": ~half, "quiet": quiet})
+        found = certified(moments, image)
+        assert found is not None
+        assert set(found.regions) == {"left", "right", "quiet"}
+        for name, region in (("left", half), ("right", ~half)):
+            ratio = (truth() / found.covariance[0]).sqrt() - 1
+            own = float(ratio[region].square().mean().sqrt())
+            held[name] += own <= found.regions[name].bound
+            assert found.regions[name].probes == 32
+    assert min(held.values()) >= 17  # of 95 %, with a chance of 1.6 %
+
+
+def test_voxels_unlike_all_others_are_found():
+    """Noise smaller by orders of magnitude in single voxels: whatever their surroundings are."""
+    dark = torch.rand(SIZE, generator=torch.Generator().manual_seed(9)) < 0.05
+    scale = torch.where(dark, 1e-3, 1.0)
+    generator = torch.Generator().manual_seed(3)
+    a = scale * torch.randn((256, *SIZE), generator=generator)
+    b = scale * torch.randn((256, *SIZE), generator=generator)
+    f = torch.complex(*torch.randn((2, 256, *SIZE), generator=generator))
+    image = torch.full(SIZE, 50.0) + 0j
+    for power in (None, torch.ones(SIZE)):
+        moments = FoldMoments.empty(image, power).added(0, a, b, None if power is None else f)
+        found = certified(moments, image)
+        assert found is not None
+        ratio = found.covariance[0].sqrt() / scale - 1
+        # Three SDs of what 256 probes say of a voxel alone.
+        assert float(ratio[dark].square().mean().sqrt()) < 3.5 / 512**0.5 * 1.2
+        own = float((scale / found.covariance[0].sqrt() - 1).square().mean().sqrt())
+        assert own < found.certificate.bound < 0.1
+
+
+def test_a_map_is_kept_within_what_chance_allows():
+    plain = torch.ones(3, 4, 5)
+    plain[2] = 0.5
+    fitted = plain.clone()
+    fitted[:, 0, 0] *= 100
+    fitted[:, 1, 1] /= 100
+    kept = limited(fitted, plain, 50)
+    assert 1.5 < float(kept[0, 0, 0]) < 3
+    assert 0.3 < float(kept[0, 1, 1]) < 0.7
+    assert torch.equal(kept[:, 2:], fitted[:, 2:])
+    assert bool((kept[2].abs() <= (kept[0] * kept[1]).sqrt() + 1e-6).all())
+    assert float(limited(fitted, plain, 5000)[0, 0, 0]) < 1.1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 
@@ -12,7 +13,7 @@ from benchmarks.dense_noise import covariance_maps, difference_matrix
 from benchmarks.small_problems import irregular_mask, plane_mask, small_scan
 
 import networks_at_hand as nets
-from snrecon.data import Scan
+from snrecon.data import NoiseMap, Scan
 from snrecon.errors import InputError, SnreconWarning
 from snrecon.noise import merge, noise_map
 from snrecon.noise.certified import schedule
@@ -142,3 +143,30 @@ def test_the_schedule_is_fixed_and_grows_by_a_quarter():
     assert stops[:6] == [16, 24, 32, 40, 56, 72]
     assert all(n % 8 == 0 for n in stops)
     assert all(1.2 <= b / a <= 1.5 for a, b in pairwise(stops))
+
+
+def test_regions_of_a_slice_and_of_a_stack(tmp_path):
+    recon, scan, _ = solved("modl")
+    region = torch.zeros(scan.grid, dtype=torch.bool)
+    region[4:9, 4:9] = True
+    path = tmp_path / "state.h5"
+    options = {"estimator": "certified", "tolerance": 0}
+    noise_map(recon, scan, max_passes=16, regions={"centre": region}, state=path, **options)
+    result = noise_map(recon, scan, max_passes=32, state=path, **options)
+    found = result.details["certificate"]["regions"]
+    assert set(found) == {"centre"}  # the state knows its regions
+    assert 0 < found["centre"]["error"] < found["centre"]["bound"]
+    result.save(tmp_path / "out.h5")
+    assert NoiseMap.load(tmp_path / "out.h5").details["certificate"]["regions"] == found
+    stack = replace(scan, kspace=torch.stack([scan.kspace, 2 * scan.kspace]), layout="stack",
+                    maps=None if scan.maps is None else torch.stack([scan.maps, scan.maps]))
+    both = torch.stack([region, torch.zeros_like(region)])
+    several = noise_map(recon, stack, max_passes=16, regions={"centre": both}, **options)
+    assert set(several.details["certificate"]["regions"]) == {"centre"}
+    for wrong, sentence in (({"a": region[1:]}, "has shape"), ({"a": region & False}, "is empty")):
+        with pytest.raises(InputError, match=sentence):
+            noise_map(recon, scan, max_passes=8, regions=wrong, **options)
+    with pytest.raises(InputError, match="2 slices"):
+        noise_map(recon, stack, max_passes=8, regions={"centre": region}, **options)
+    with pytest.raises(InputError, match="certified estimator only"):
+        noise_map(recon, scan, estimator="sketch", regions={"centre": region})

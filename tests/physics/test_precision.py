@@ -13,7 +13,6 @@ from snrecon.data import NoiseModel, Scan
 from snrecon.noise import certified, noise_map
 from snrecon.noise.problem import Problem
 from snrecon.noise.sketch import random_phase
-from snrecon.noise.sketch import random_phase
 from snrecon.physics.precision import low_precision, low_precision_pays, lowered
 from snrecon.recon import E2EVarNet, MoDL, UNet, VarNet
 

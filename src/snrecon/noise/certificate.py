@@ -13,7 +13,8 @@ theirs. The spread over pairs gives the upper limit, by Student's distribution.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,6 +60,8 @@ class Certified:
     standard_error: Tensor
     """Of sigma, ``(*image)``, from held-out folds in the surroundings."""
     certificate: Certificate
+    regions: dict[str, Certificate]
+    """Of the regions asked for, by name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,12 +110,17 @@ def certified(moments: FoldMoments, image: Tensor) -> Certified | None:
     allowed = found.bound**2 - found.error**2
     least = (found.error**2 + allowed) / 4
     relative = (nearby + allowed).clamp_min(least).sqrt()
-    if moments.left_out is not None:
-        # SD of a + e is within the SD of e of that of a (Minkowski), whatever their correlation.
-        share = moments.left_out / covariance[0].clamp_min(torch.finfo(torch.float64).tiny)
-        lost = float(share[_counted(covariance[0], image, inside)].mean().sqrt())
-        found = replace(found, bound=found.bound + lost, precision=lost)
-    return Certified(covariance, relative.double() * covariance[0].sqrt(), found)
+    found = _with_precision(found, moments, covariance[0], counted)
+    regions = {}
+    for name, region in moments.regions.items():
+        there = region & counted
+        if not bool(there.any()):
+            there = region & inside
+        if bool(there.any()):
+            parts = [float(square[there].double().mean()) / 4 for square in squares]
+            regions[name] = _with_precision(
+                _certificate(parts, moments.samples), moments, covariance[0], there)
+    return Certified(covariance, relative.double() * covariance[0].sqrt(), found, regions)
 
 
 def judged(moments: FoldMoments, sigma: Tensor, image: Tensor) -> Certificate | None:
@@ -201,9 +209,22 @@ def fold_result(moments: FoldMoments, image: Tensor) -> Found:
         covariance = controlled(means, None).double()
         unknown = covariance[0].sqrt() / (2 * max(moments.samples, 1)) ** 0.5
         return Found(covariance, unknown, {"certificate": None})
-    facts = {"error": found.certificate.error, "bound": found.certificate.bound,
-             "probes": found.certificate.probes, "precision": found.certificate.precision}
+    facts: dict[str, Any] = asdict(found.certificate)
+    if found.regions:
+        facts["regions"] = {name: asdict(one) for name, one in found.regions.items()}
     return Found(found.covariance, found.standard_error, {"certificate": facts})
+
+
+def _with_precision(
+    found: Certificate, moments: FoldMoments, variance: Tensor, where: Tensor
+) -> Certificate:
+    """With what tangents in low precision leave out: the SD of a + e is within the SD of e of that
+    of a (Minkowski), whatever their correlation."""
+    if moments.left_out is None:
+        return found
+    share = moments.left_out / variance.clamp_min(torch.finfo(variance.dtype).tiny)
+    lost = float(share[where].mean().sqrt())
+    return replace(found, bound=found.bound + lost, precision=lost)
 
 
 def _certificate(squares: list[float], probes: int) -> Certificate:

@@ -7,12 +7,14 @@ and how good it is, is measured on probes that were held out (:mod:`snrecon.nois
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from snrecon.errors import InputError
 from snrecon.networks.noise_predictor import NoisePredictor
 from snrecon.noise.derivative import require_derivative
 from snrecon.noise.folds import FoldMoments
@@ -54,12 +56,14 @@ class FoldRule(Rule):
         self.surrogate = surrogate
         self.left_out: Tensor | None = None
         self.predicted: Tensor | None = None
+        self.regions: dict[str, Tensor] = {}
 
     def empty(self) -> FoldMoments:
         """No samples."""
         power = None if self.surrogate is None else self.surrogate.variance / 2
         empty = FoldMoments.empty(self.problem.image, power)
-        return replace(empty, left_out=self.left_out, predicted=self.predicted)
+        return replace(empty, left_out=self.left_out, predicted=self.predicted,
+                       regions=self.regions)
 
     def added(self, state: State, samples: Tensor, indices: range) -> FoldMoments:
         """The state's sums with some samples more."""
@@ -93,6 +97,7 @@ def certified_map(
     chunk: int | None = None,
     details: dict[str, object] | None = None,
     predictor: str | Path | NoisePredictor | None = None,
+    regions: Mapping[str, Tensor] | None = None,
 ) -> State:
     """Accumulate probes until the certified error is small enough.
 
@@ -108,9 +113,12 @@ def certified_map(
         details: Facts for the metadata.
         predictor: A trained predictor of this reconstruction's noise, a shipped one by name or one
             from a file: another column of the prior.
+        regions: Boolean ``(*image)``, by name: parts of the image that get a certificate of their
+            own, over their voxels with ``|x| >= 3 sigma`` (if there are none, all with noise).
 
     Raises:
-        InputError: if the predictor cannot be read, or does not fit the scan.
+        InputError: if the predictor cannot be read, or does not fit the scan, or a region does not
+            fit the image or is empty.
         NotDifferentiableError: if f has no Jacobian products, or they disagree with finite
             differences.
     """
@@ -147,6 +155,7 @@ def certified_map(
             return product[:, None]
         return torch.stack([product.to(complex_type), surrogate(noise)], 1)
 
+    rule.regions = _checked(regions or {}, problem.image)
     if predictor is not None:
         rule.predicted = predicted_variance(load_predictor(predictor), problem, surrogate)
         facts["predictor"] = "given" if isinstance(predictor, NoisePredictor) else str(predictor)
@@ -166,6 +175,19 @@ def certified_map(
     )
     state.header["details"]["jacobian"] = problem.linearization.strategy
     return state
+
+
+def _checked(regions: Mapping[str, Tensor], image: Tensor) -> dict[str, Tensor]:
+    checked = {}
+    for name, region in regions.items():
+        region = torch.as_tensor(region, device=image.device)
+        if region.shape != image.shape:
+            raise InputError(f"the region {name!r} has shape {tuple(region.shape)}, the image "
+                             f"{tuple(image.shape)}.")
+        if not bool((region != 0).any()):
+            raise InputError(f"the region {name!r} is empty.")
+        checked[name] = region != 0
+    return checked
 
 
 def tangents_in_low_precision(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -33,8 +33,8 @@ SAMPLED = ("auto", "certified", "corrected", "sketch", "replicas")
 FOLD_BYTES = 1200
 """Memory that certifying takes for every voxel: the folds' sums, features, maps of every pair."""
 
-PREDICTED = ("certified", "corrected")
-"""Estimators that a predictor helps."""
+TAKES = {"certified": ("predictor", "regions"), "corrected": ("predictor",)}
+"""What some estimators can be given besides."""
 JACOBIAN: dict[str, Callable[..., State]] = {
     "certified": certified_map, "corrected": corrected_map, "sketch": sketch}
 
@@ -54,6 +54,7 @@ def noise_map(
     noise_scale: float = 1.0,
     compress: float | None = None,
     predictor: str | Path | NoisePredictor | None = None,
+    regions: Mapping[str, Tensor] | None = None,
 ) -> NoiseMap:
     """Reconstruct and map the noise of every voxel.
 
@@ -84,6 +85,8 @@ def noise_map(
         predictor: Certified and corrected maps only: a network trained to predict the noise of this
             reconstruction (scheme ``noise_predictor``), a shipped one by name or one from a file.
             What it is worth the certificate finds out.
+        regions: Certified maps only: boolean, shaped as the maps, by name; each gets a certificate
+            of its own, ``details["certificate"]["regions"]``.
 
     Returns:
         NoiseMap with image, maps and what was frozen.
@@ -106,8 +109,10 @@ def noise_map(
         raise InputError("a choice of voxels is for the exact estimator only.")
     if compress is not None and estimator != "exact":
         raise InputError("compressed rows (compress) are for the exact estimator only.")
-    if predictor is not None and estimator not in ("auto", *PREDICTED):
+    if predictor is not None and estimator not in ("auto", *TAKES):
         raise InputError("a noise predictor is for the certified and corrected estimators only.")
+    if regions and estimator not in ("auto", "certified"):
+        raise InputError("regions are for the certified estimator only.")
     scan.require_noise()
     options: dict[str, Any] = {
         "tolerance": tolerance,
@@ -128,7 +133,7 @@ def noise_map(
                 None if voxels is None else (voxels[index] if scan.layout == "stack" else voxels),
                 noise_scale,
                 compress,
-                predictor,
+                {"predictor": predictor, "regions": _regions(regions or {}, scan, index)},
             )
         )
     if state is not None and any(result.estimator == "analytic" for result in results):
@@ -136,6 +141,17 @@ def noise_map(
             f"the analytic map has no state; {state} is not written.", SnreconWarning, stacklevel=2
         )
     return results[0] if scan.layout == "grid" else stacked(results)
+
+
+def _regions(regions: Mapping[str, Tensor], scan: Scan, index: int) -> dict[str, Tensor]:
+    """Those of one slice; of a stack, only those that reach into it."""
+    if scan.layout != "stack":
+        return dict(regions)
+    for name, region in regions.items():
+        if region.ndim != 3 or region.shape[0] != scan.slices:
+            raise InputError(f"the region {name!r} has shape {tuple(region.shape)}, but the scan "
+                             f"has {scan.slices} slices.")
+    return {name: region[index] for name, region in regions.items() if bool(region[index].any())}
 
 
 def _slice_map(
@@ -146,7 +162,7 @@ def _slice_map(
     voxels: Tensor | None,
     noise_scale: float,
     compress: float | None,
-    predictor: str | Path | NoisePredictor | None,
+    more: dict[str, Any],
 ) -> NoiseMap:
     chosen, why = (estimator, "as asked") if estimator != "auto" else _choose(problem, voxels)
     facts = {**_facts(problem), "why": why}
@@ -166,10 +182,10 @@ def _slice_map(
             )
             return replace(rows, seed=options["seed"])
         if chosen in JACOBIAN:
-            run, more = JACOBIAN[chosen], {}
-            if chosen in PREDICTED:
-                more["predictor"] = predictor
-            return run(problem, **options, state_file=state_file, details=facts, **more).result()
+            run = JACOBIAN[chosen]
+            fitting = {key: more[key] for key in TAKES.get(chosen, ())}
+            return run(
+                problem, **options, state_file=state_file, details=facts, **fitting).result()
     except NotDifferentiableError as error:
         if estimator != "auto":
             source = problem.scan.source
@@ -244,9 +260,16 @@ def _worst(results: list[NoiseMap]) -> dict[str, object]:
     if all("compression_error" in r.details for r in results):
         worst["compression_error"] = max(r.details["compression_error"] for r in results)
     certificates = [r.details.get("certificate") for r in results]
-    if any(certificates):
-        known = all(certificates)  # one slice without a certificate leaves all without
-        worst["certificate"] = {
-            key: max(c[key] for c in certificates if c) for key in certificates[0] or {}
-        } if known else None
+    if any(certificates):  # one slice without a certificate leaves all without
+        known = [c for c in certificates if c]
+        worst["certificate"] = _largest(known) if len(known) == len(results) else None
     return worst
+
+
+def _largest(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The largest of every number, in tables within tables too."""
+    found: dict[str, Any] = {}
+    for key in dict.fromkeys(key for part in parts for key in part):
+        values = [part[key] for part in parts if key in part]
+        found[key] = _largest(values) if isinstance(values[0], dict) else max(values)
+    return found

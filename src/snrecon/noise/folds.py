@@ -17,6 +17,8 @@ from snrecon.noise.accumulated import Accumulated, Found
 
 FOLDS = 16
 """Probe k belongs to fold ``k mod 16``."""
+REGION = "region "
+"""Before the names of regions in state files."""
 PLAIN = ("aa", "bb", "ab")
 WITH_SURROGATE = (*PLAIN, "ar", "ai", "br", "bi", "rr", "ri", "ii")
 """Products of ``a, b`` with each other and with ``r = Re f`` and ``i = Im f``."""
@@ -40,6 +42,8 @@ class FoldMoments(Accumulated):
     """Mean square ``(*image)`` of what low precision leaves out of ``a``; None in full."""
     predicted: Tensor | None = None
     """Variance that a trained predictor expects ``(*image)``, up to a factor; None without one."""
+    regions: dict[str, Tensor] = field(default_factory=dict)
+    """Boolean ``(*image)``: parts of the image that get a certificate of their own."""
     _found: list[Found] = field(default_factory=list, init=False, repr=False)
     """The result, once somebody asked: a run asks for its error, and then for its map."""
 
@@ -103,7 +107,9 @@ class FoldMoments(Accumulated):
         power = None if self.power is None else self.power.to(device)
         left_out = None if self.left_out is None else self.left_out.to(device)
         predicted = None if self.predicted is None else self.predicted.to(device)
-        return replace(self, sums=sums, power=power, left_out=left_out, predicted=predicted)
+        regions = {name: region.to(device) for name, region in self.regions.items()}
+        return replace(self, sums=sums, power=power, left_out=left_out, predicted=predicted,
+                       regions=regions)
 
     def result(self, image: Tensor) -> Found:
         """The map with its certificate (:mod:`snrecon.noise.certificate`)."""
@@ -117,7 +123,8 @@ class FoldMoments(Accumulated):
         """Sums, counts and what is known besides."""
         known = {"counts": self.counts, "power": self.power, "left_out": self.left_out,
                  "predicted": self.predicted}
-        return self.sums | {name: part for name, part in known.items() if part is not None}
+        regions = {f"{REGION}{name}": region for name, region in self.regions.items()}
+        return self.sums | regions | {k: part for k, part in known.items() if part is not None}
 
     @classmethod
     def restored(cls, arrays: dict[str, Tensor], attributes: dict[str, Any]) -> FoldMoments:
@@ -125,8 +132,10 @@ class FoldMoments(Accumulated):
         power = arrays.get("power")
         names = PLAIN if power is None else WITH_SURROGATE
         sums = {name: arrays[name] for name in names}
+        regions = {name.removeprefix(REGION): array for name, array in arrays.items()
+                   if name.startswith(REGION)}
         return FoldMoments(arrays["counts"], sums, power, arrays.get("left_out"),
-                           arrays.get("predicted"))
+                           arrays.get("predicted"), regions)
 
     def part(self, folds: list[int]) -> Means:
         """Mean products over some folds."""
