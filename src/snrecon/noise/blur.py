@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -40,16 +42,14 @@ def blur(values: Tensor, scale: float, weight: Tensor) -> Tensor:
 
 
 def _convolved(values: Tensor, scale: float, axes: int) -> Tensor:
-    """Of ``(batch, 1, *grid)``; zero beyond the grid. Products with one matrix an axis: libraries
-    convolve long lines of a single channel several times slower."""
+    """Of ``(batch, 1, *grid)``; zero beyond the grid. Kernels have at most nine points: sums of
+    shifted copies take a fraction of the time that convolutions of a single channel do."""
     for axis in range(-axes, 0):
         n = values.shape[axis]
-        place = torch.arange(n, dtype=values.dtype, device=values.device)
-        distance = place[:, None] - place[None]
-        matrix = torch.exp(-(distance**2) / (2 * scale**2)) * (distance.abs() <= REACH * scale)
-        if axis == -1:
-            values = values @ matrix
-        else:
-            lines = values.flatten(values.ndim + axis + 1)
-            values = (matrix @ lines).reshape(values.shape)
+        total = values.clone()
+        for k in range(1, min(int(REACH * scale), n - 1) + 1):
+            weight = math.exp(-(k**2) / (2 * scale**2))
+            total.narrow(axis, 0, n - k).add_(values.narrow(axis, k, n - k), alpha=weight)
+            total.narrow(axis, k, n - k).add_(values.narrow(axis, 0, n - k), alpha=weight)
+        values = total
     return values

@@ -109,12 +109,13 @@ def fitted_prior(target: Tensor, setting: Setting) -> Tensor:
         eta = (b @ x).clamp(-30, 30)
         return (y * torch.exp(-eta) + eta).mean()
 
+    # Fisher's information, in which the ratio has its mean, 1, is positive whatever the data.
+    information = x @ x.T / count + 1e-6 * eye
     for _ in range(STEPS):
         eta = (beta @ x).clamp(-30, 30)
         ratio = y * torch.exp(-eta)
         gradient = x @ (1 - ratio) / count
-        # Fisher's information (ratio replaced by its mean, 1) is positive whatever the data.
-        step = torch.linalg.solve(x @ x.T / count + 1e-6 * eye, gradient)
+        step = torch.linalg.solve(information, gradient)
         before, size = loss(beta), 1.0
         while size > 1e-3 and loss(beta - size * step) > before:
             size /= 2

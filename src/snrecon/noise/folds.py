@@ -139,11 +139,11 @@ class FoldMoments(Accumulated):
 
     def part(self, folds: list[int]) -> Means:
         """Mean products over some folds."""
-        index = torch.tensor(folds)
-        count = int(self.counts[index].sum())
+        count = sum(int(self.counts[k]) for k in folds)
+        share = torch.zeros(FOLDS, dtype=torch.float64)
+        share[folds] = 1 / max(count, 1)
         means = {
-            name: total[index.to(total.device)].sum(0) / max(count, 1)
-            for name, total in self.sums.items()
+            name: torch.tensordot(share.to(total), total, 1) for name, total in self.sums.items()
         }
         return Means(count, means, self.power)
 
