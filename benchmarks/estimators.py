@@ -55,6 +55,7 @@ from snrecon.noise.memory import peak_bytes
 from snrecon.noise.predicted import load_predictor, predicted_variance
 from snrecon.noise.problem import Problem
 from snrecon.noise.replicas import evaluate
+from snrecon.noise.sampling import StateFile
 from snrecon.noise.sketch import random_phase
 from snrecon.noise.surrogate import LineSurrogate
 from snrecon.physics.precision import low_precision
@@ -239,7 +240,7 @@ def measure(setting: Setting, probes: int = PROBES, keep: bool = True) -> Cell:
     chosen = case(setting.scan, setting.kind, setting.rate)
     problem = Problem.of(recon, chosen.scan)
     image = problem.image
-    true, voxels, took = rows_of(problem, chosen.head, setting.network in WHOLE)
+    true, voxels, took = rows_of(problem, chosen.head, setting, keep)
     assert true.covariance is not None
     truth = true.covariance.double()
     voxels = voxels & (truth[0] > 0)
@@ -293,16 +294,22 @@ def measure(setting: Setting, probes: int = PROBES, keep: bool = True) -> Cell:
     return cell
 
 
-def rows_of(problem: Problem, head: Tensor, whole: bool) -> tuple[NoiseMap, Tensor, float]:
-    """Exact rows: of the whole head if asked for and where they can be compressed, else of some
-    voxels of it; these voxels; seconds."""
+def rows_of(
+    problem: Problem, head: Tensor, setting: Setting, keep: bool
+) -> tuple[NoiseMap, Tensor, float]:
+    """Exact rows: of the whole head for some networks where they can be compressed, else of some
+    voxels of it; these voxels; seconds, 0 where they were kept."""
     ways: list[tuple[Tensor, float | None]] = [(drawn_voxels(head, VOXELS), None)]
-    if whole:
+    if setting.network in WHOLE:
         ways.insert(0, (head, LEAKAGE))
     for voxels, compress in ways:
         begun = time.perf_counter()
+        kept = None
+        if keep:
+            CACHE.mkdir(parents=True, exist_ok=True)
+            kept = StateFile.at(CACHE / f"{setting.name}-rows.h5")
         try:
-            found = exact(problem, voxels=voxels, compress=compress)
+            found = exact(problem, voxels=voxels, compress=compress, state_file=kept)
         except InputError:
             continue
         return found, voxels, time.perf_counter() - begun

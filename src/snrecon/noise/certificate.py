@@ -30,6 +30,9 @@ FEWEST = 3
 """Pairs of folds without which there is no certificate."""
 T95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895)
 """95 % quantiles of Student's t for 1, 2, ... degrees of freedom."""
+UNEVEN = 1.04
+"""Factor of standard errors: among voxels of the same surroundings some are known worse than others,
+and intervals of the usual 1.96 of what is true on average would cover less than they should."""
 SURROUNDINGS = 4.0
 """SD in voxels of the window in which the error of one voxel is judged."""
 
@@ -109,7 +112,7 @@ def certified(moments: FoldMoments, image: Tensor) -> Certified | None:
     # The squared error itself is known to within its limit only, which is allowed for.
     allowed = found.bound**2 - found.error**2
     least = (found.error**2 + allowed) / 4
-    relative = (nearby + allowed).clamp_min(least).sqrt()
+    relative = UNEVEN * (nearby + allowed).clamp_min(least).sqrt()
     found = _with_precision(found, moments, covariance[0], counted)
     regions = {}
     for name, region in moments.regions.items():
