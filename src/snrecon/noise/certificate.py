@@ -31,8 +31,8 @@ FEWEST = 3
 T95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895)
 """95 % quantiles of Student's t for 1, 2, ... degrees of freedom."""
 UNEVEN = 1.04
-"""Factor of standard errors: among voxels of the same surroundings some are known worse than others,
-and intervals of the usual 1.96 of what is true on average would cover less than they should."""
+"""Factor of standard errors: among voxels of the same surroundings some are known worse than
+others, so that intervals of 1.96 times what holds on average would cover less than they should."""
 SURROUNDINGS = 4.0
 """SD in voxels of the window in which the error of one voxel is judged."""
 
