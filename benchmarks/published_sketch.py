@@ -54,7 +54,7 @@ from benchmarks.real_scans import ROOT, case
 from benchmarks.scores import weights_checksum
 from benchmarks.table import publish, table
 from snrecon.data import NoiseMap, NoiseModel, Scan
-from snrecon.networks.store import load_weights
+from snrecon.networks.store import load_weights, shipped_weights
 from snrecon.noise.exact import exact
 from snrecon.noise.memory import peak_bytes
 from snrecon.noise.problem import Problem
@@ -66,9 +66,10 @@ from snrecon.recon.snr_units import SnrUnits
 CACHE = ROOT / "build" / "benchmarks" / "published_sketch"
 GET = "git clone https://github.com/onat-dalmaz/deep_recon_noise"
 THEIRS = (16, 32, 50)
-OURS = (8, 12, 16, 24, 32)
+OURS = (6, 8, 12, 16, 24, 32)
 MEMORY = (8, 32)
 PUBLISHED, LOW, FULL = "published", "ours, bfloat16 where it pays", "ours, float32 only"
+TOLD = "ours, bfloat16, shipped predictor"
 TARGET, LINES, LEAKAGE = 0.10, 12, 1e-3
 Rows = list[Sequence[object]]
 Times = np.ndarray[Any, Any]
@@ -155,13 +156,15 @@ def theirs(estimator: Any, bridge: Bridge, probes: int, seed: int) -> Run:
         return spent() - begun, variance.movedim(-1, 0)
 
 
-def ours(recon: Any, scan: Scan, probes: int, seed: int, low: bool) -> Run:
-    """One certified map, from scan to certificate; ``low`` is whether bfloat16 may be tried."""
-    pays = low_precision_pays if low else lambda device: False
+def ours(recon: Any, scan: Scan, probes: int, seed: int, way: str) -> Run:
+    """One certified map, from scan to certificate."""
+    pays = low_precision_pays if way != FULL else lambda device: False
+    predictor = recon.name if way == TOLD else None
     with patch("snrecon.noise.certified.low_precision_pays", pays):
         begun = spent()
         found = snrecon.noise_map(
-            recon, scan, estimator="certified", tolerance=0, max_passes=probes, seed=seed)
+            recon, scan, estimator="certified", tolerance=0, max_passes=probes, seed=seed,
+            predictor=predictor)
         took = spent() - begun
     assert found.covariance is not None
     return took, found.covariance[:2]
@@ -217,10 +220,12 @@ def measure(code: Path, network: str, rounds: int, quick: bool) -> Found:
     def run(way: str, probes: int, seed: int) -> Run:
         if way == PUBLISHED:
             return theirs(estimator, bridge, probes, seed)
-        return ours(recon, scan, probes, seed, way == LOW)
+        return ours(recon, scan, probes, seed, way)
 
     many, few = ((4, 6), (4, 8)) if quick else (THEIRS, OURS)
     counts: dict[str, tuple[int, ...]] = {PUBLISHED: many, LOW: few, FULL: few}
+    if network in shipped_weights("noise_predictor"):
+        counts[TOLD] = few
     found = Found({way: {} for way in counts}, {way: {} for way in counts}, [], {}, "")
     _ = [run(way, 2, 99) for way in counts]  # warm
     for seed in range(rounds):
