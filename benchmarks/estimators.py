@@ -13,6 +13,9 @@ Truth are exact first-order rows, compressed along the readout for masks that va
   and its 95 % intervals with the share of voxels whose truth they hold;
 - ``predicted``: the same with the shipped predictor of the network's noise, where there is one.
 
+All probes together then judge three maps that they had no part in: the true one, the true one times
+1.05, and, where all of the head is known, the true one blurred with a Gaussian of two voxels.
+
 ``untrained`` is a VarNet several times as large as the one that ships, its weights random.
 
 Every number of probes is tried on several disjoint blocks of them. A pass is a JVP; passes to an
@@ -29,10 +32,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,13 +42,12 @@ from benchmarks import cells
 from benchmarks.noise_paper import drawn_voxels
 from benchmarks.real_scans import ROOT, case
 from benchmarks.scores import weights_checksum
-from benchmarks.table import publish, table
 from snrecon.data import NoiseMap
 from snrecon.errors import InputError
 from snrecon.networks.store import shipped_weights
 from snrecon.networks.varnet import VarNet as NetworkVarNet
-from snrecon.noise.certificate import certified
-from snrecon.noise.certified import schedule
+from snrecon.noise.blur import blur
+from snrecon.noise.certificate import certified, judged
 from snrecon.noise.crossfit import coefficients, controlled
 from snrecon.noise.exact import exact
 from snrecon.noise.folds import FOLDS, FoldMoments
@@ -71,7 +71,6 @@ BLOCKS = 8
 BATCH = 4
 VOXELS = 400
 LEAKAGE = 1e-3
-TARGETS = (0.10, 0.05)
 WAYS = ("plain", "replicas", "control variate", "shrinkage", "low precision", "certified",
         "predicted")
 MASKS = (("random", 4.0), ("gaussian2d", 4.0))
@@ -112,6 +111,8 @@ class Cell:
     """True error and bound of every certified map."""
     coverage: list[float]
     """Share of voxels inside the certified map's 95 % interval, for each number of probes."""
+    controls: dict[str, float] = field(default_factory=dict)
+    """Bounds of the ``true`` map, and of wrong ones: ``scaled``, ``blurred``."""
     rows: dict[str, float] = field(default_factory=dict)
     """Exact rows: VJPs, seconds, forward passes per VJP, RMS difference to rows alone, spacing."""
     bytes: int = 0
@@ -286,12 +287,24 @@ def measure(setting: Setting, probes: int = PROBES, keep: bool = True) -> Cell:
                 mean = sum(one[kind] for one in several) / len(several) if several else None
                 errors[way][kind].append(mean)  # type: ignore[arg-type]
         coverage.append(sum(inside) / len(inside) if inside else None)
+    controls = judged_maps(_sums(samples, slice(None), image), truth[0].sqrt(), voxels, image)
     seconds["certificate"] = sorted(certifying)[len(certifying) // 2]
     cell = Cell(weights, probes, errors, seconds, bounds,
-                coverage, rows, size)  # type: ignore[arg-type]
+                coverage, controls, rows, size)  # type: ignore[arg-type]
     if keep:
         cells.write(CACHE, setting.name, asdict(cell))
     return cell
+
+
+def judged_maps(
+    probes: FoldMoments, sigma: Tensor, voxels: Tensor, image: Tensor
+) -> dict[str, float]:
+    """Bounds of a true map and of two wrong ones."""
+    maps = {"true": sigma, "scaled": 1.05 * sigma}
+    if int(voxels.sum()) > VOXELS:
+        maps["blurred"] = blur(sigma.float(), 2.0, voxels.float()) * voxels
+    found = {name: judged(probes, one, image) for name, one in maps.items()}
+    return {name: one.bound for name, one in found.items() if one is not None}
 
 
 def rows_of(
@@ -316,84 +329,10 @@ def rows_of(
     raise AssertionError("single rows are always to be had")
 
 
-def passes_to(errors: Sequence[float | None], target: float) -> float | None:
-    """Probes to reach an error, interpolated; None if never."""
-    points = [(c, e) for c, e in zip(COUNTS, errors, strict=False) if e is not None]
-    for (c1, e1), (c2, e2) in pairwise(points):
-        if e2 <= target <= e1:
-            if e1 == e2:
-                return float(c2)
-            part = (torch.log(torch.tensor(e1 / target)) / torch.log(torch.tensor(e1 / e2)))
-            return float(c1 * (c2 / c1) ** float(part))
-    return float(points[0][0]) if points and points[0][1] <= target else None
-
-
-def cost(cell: Cell, way: str, passes: float) -> float:
-    """Seconds of so many passes."""
-    seconds = cell.seconds
-    each = {"plain": "full", "shrinkage": "full", "control variate": "full", "replicas": "replica",
-            "low precision": "low", "certified": "low", "predicted": "low"}[way]
-    total = passes * seconds[each]
-    if way in ("control variate", "certified", "predicted"):
-        total += passes * seconds["surrogate"] + seconds["building"]
-    if way in ("certified", "predicted"):
-        stops = max(1, sum(schedule(n) for n in range(16, int(passes) + 1)))
-        total += stops * seconds["certificate"]
-    return total
-
-
-def passes_table(found: dict[Setting, Cell]) -> str:
-    """Passes and forward-pass seconds to 10 and 5 %."""
-    rows: list[list[Any]] = []
-    for setting, cell in found.items():
-        for way in WAYS:
-            row: list[Any] = [setting.scan, setting.network, setting.kind, way]
-            for kind in ("sigma", "complex"):
-                for target in TARGETS:
-                    passes = passes_to(cell.errors[way][kind], target)
-                    row.append("-" if passes is None else f"{passes:.0f}")
-            for target in TARGETS:
-                passes = passes_to(cell.errors[way]["sigma"], target)
-                row.append("-" if passes is None
-                           else f"{cost(cell, way, passes) / cell.seconds['forward']:.0f}")
-            rows.append(row)
-    return table(
-        ["scan", "network", "mask", "way", "sigma: 10 %", "5 %", "sigma_complex: 10 %", "5 %",
-         "forward passes' time to 10 % of sigma", "to 5 %"], rows)
-
-
-def certificate_table(found: dict[Setting, Cell]) -> str:
-    """Do the bounds hold, how slack are they, and what do the intervals cover?"""
-    rows = []
-    for setting, cell in found.items():
-        holds = sum(own <= bound for own, bound in cell.bounds)
-        ratios = sorted(bound / own for own, bound in cell.bounds)
-        covered = [c for c in cell.coverage if c is not None]
-        rows.append((setting.scan, setting.network, setting.kind,
-                     f"{holds} of {len(cell.bounds)}", f"{ratios[len(ratios) // 2]:.2f}",
-                     f"{100 * min(covered):.1f} to {100 * max(covered):.1f}"))
-    return table(["scan", "network", "mask", "bound holds", "median bound / true error",
-                  "intervals cover, %"], rows)
-
-
-def seconds_table(found: dict[Setting, Cell]) -> str:
-    """What a probe costs, and exact rows."""
-    rows = []
-    for setting, cell in found.items():
-        s, r = cell.seconds, cell.rows
-        rows.append((
-            setting.scan, setting.network, setting.kind, f"{1000 * s['forward']:.0f}",
-            *(f"{s[k] / s['forward']:.2f}" for k in ("full", "low", "replica", "surrogate")),
-            f"{s['certificate'] / s['forward']:.1f}", f"{cell.bytes / 1e6:.0f}",
-            f"{r['vjps'] * r['forward_passes_per_vjp']:.0f}",
-            f"{100 * r['compression_error']:.2f}" if "compression_error" in r else "rows alone"))
-    return table(
-        ["scan", "network", "mask", "forward, ms", "probe", "low-precision probe", "replica",
-         "surrogate", "certificate", "MB a probe", "exact rows, passes", "their error, %"], rows)
-
-
 def main() -> None:
-    """Run what was asked for; print and keep the tables."""
+    """Run what was asked for; print and keep the tables and the picture."""
+    from benchmarks import estimator_report
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one small cell, not kept")
     parser.add_argument("--networks", nargs="*", default=NETWORKS)
@@ -414,10 +353,7 @@ def main() -> None:
         found[setting] = measure(setting, 32 if args.quick else PROBES, not args.quick)
         print(f"{setting.name}: {time.perf_counter() - begun:.0f} s", flush=True)
     if parts == 1:
-        body = (f"Passes to an error, and the time they take in forward passes:\n\n"
-                f"{passes_table(found)}\n\nCertificates:\n\n{certificate_table(found)}\n\n"
-                f"Cost, in forward passes where no unit stands:\n\n{seconds_table(found)}")
-        publish("estimators", "Noise maps from fewer and cheaper passes", body, not args.quick)
+        estimator_report.report(found, keep=not args.quick)
 
 
 if __name__ == "__main__":

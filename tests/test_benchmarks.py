@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from benchmarks import agreement, estimators, noise_scan, repeats, scores
+from benchmarks import agreement, estimator_report, estimators, noise_scan, repeats, scores
 from torch import Tensor
 
 from snrecon.data import NoiseMap
@@ -125,8 +125,8 @@ def test_peers_that_are_not_installed_are_named(
 def test_passes_to_an_error_lie_on_a_logarithmic_line() -> None:
     """An error of 1 / sqrt(n) reaches 10 % at 100 passes, wherever it was measured."""
     errors: list[float | None] = [1 / n**0.5 for n in estimators.COUNTS]
-    assert estimators.passes_to(errors, 0.1) == pytest.approx(100)
-    assert estimators.passes_to(errors, 0.01) is None
-    assert estimators.passes_to([None, *errors[1:]], 0.1) == pytest.approx(100)
-    assert estimators.passes_to([None] * len(errors), 0.1) is None
-    assert estimators.passes_to(errors, 0.9) == estimators.COUNTS[0]  # it was there at once
+    assert estimator_report.passes_to(errors, 0.1) == pytest.approx(100)
+    assert estimator_report.passes_to(errors, 0.01) is None
+    assert estimator_report.passes_to([None, *errors[1:]], 0.1) == pytest.approx(100)
+    assert estimator_report.passes_to([None] * len(errors), 0.1) is None
+    assert estimator_report.passes_to(errors, 0.9) == estimators.COUNTS[0]  # it was there at once
