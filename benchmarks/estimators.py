@@ -75,8 +75,8 @@ WAYS = ("plain", "replicas", "control variate", "shrinkage", "low precision", "c
         "predicted")
 MASKS = (("random", 4.0), ("gaussian2d", 4.0))
 NETWORKS = ("varnet", "modl", "unet", "e2e_varnet", "untrained")
-WHOLE = ("varnet", "modl")
-"""Networks with rows of the whole head; the others' take too long, or reach along whole lines."""
+WHOLE = (("pulseq", "varnet"), ("pulseq", "modl"))
+"""Where rows are of the whole head; others' take too long, or reach along whole lines."""
 LARGE = {"unrolls": 8, "features": 64}
 SCALE = 0.01
 
@@ -313,7 +313,7 @@ def rows_of(
     """Exact rows: of the whole head for some networks where they can be compressed, else of some
     voxels of it; these voxels; seconds, 0 where they were kept."""
     ways: list[tuple[Tensor, float | None]] = [(drawn_voxels(head, VOXELS), None)]
-    if setting.network in WHOLE:
+    if (setting.scan, setting.network) in WHOLE:
         ways.insert(0, (head, LEAKAGE))
     for voxels, compress in ways:
         begun = time.perf_counter()
