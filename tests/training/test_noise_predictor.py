@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from benchmarks.small_problems import irregular_mask, plane_mask, small_scan
 from safetensors.torch import load_file
 
 import networks_at_hand as nets
+import real_files
 from snrecon.errors import InputError
 from snrecon.networks.noise_predictor import NoisePredictor
 from snrecon.networks.store import load_weights, save_weights
@@ -20,6 +20,7 @@ from snrecon.noise.predicted import look
 from snrecon.noise.problem import Problem
 from snrecon.noise.surrogate import LineSurrogate
 from snrecon.recon import VarNet
+from snrecon.report.demo import save_scan
 from snrecon.training import train
 from snrecon.training.config import (
     Config,
@@ -32,17 +33,7 @@ from snrecon.training.config import (
 )
 from snrecon.training.noise_labels import Label, label, reconstruction
 from snrecon.training.noise_predictor import gamma_loss, sigma_error
-
-
-@pytest.fixture
-def images(tmp_path):
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[-1:1:48j, -1:1:40j]
-    head = (x / 0.7) ** 2 + (y / 0.85) ** 2 < 1
-    inner = (x / 0.3) ** 2 + (y / 0.4) ** 2 < 1
-    volume = (500 * head + 400 * inner) * (1 + 0.2 * rng.random((6, 48, 40)))
-    np.savez(tmp_path / "heads.npz", x=volume.astype(np.uint16))
-    return f"{tmp_path / 'heads.npz'}:x"
+from snrecon.training.prepare import prepare
 
 
 @pytest.fixture
@@ -198,3 +189,20 @@ def test_configurations_that_cannot_work(images, method, tmp_path):
         with pytest.raises(InputError, match=sentence):
             train(config)
     assert not (tmp_path / "run").exists()
+
+
+def test_it_learns_from_measured_scans(method, tmp_path):
+    """A folder made by ``snrecon prepare``, some volumes of which are for validation."""
+    (tmp_path / "raw").mkdir()
+    for seed in range(4):
+        save_scan(real_files.full_scan((32, 32), coils=2, seed=seed),
+                  tmp_path / "raw" / f"s{seed}.npz")
+    prepare([tmp_path / "raw"], tmp_path / "data", validation=0.5)
+    data = str(tmp_path / "data")
+    config = replace(configuration("", method, tmp_path / "run"), data=DataConfig([data], [data]))
+    path = train(config)
+    assert path.is_file()
+    assert len(list((tmp_path / "run").glob("labels-*/*.safetensors"))) == 8
+    with (tmp_path / "run" / "log.csv").open(newline="") as stream:
+        last = list(csv.DictReader(stream))[-1]
+    assert 0 <= float(last["val_sigma_error"]) < 2

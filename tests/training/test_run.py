@@ -6,7 +6,6 @@ import csv
 import signal
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -24,17 +23,6 @@ from snrecon.training.config import (
 from snrecon.training.gram import batch_gram
 from snrecon.training.scores import logarithmic_error, nmse, sense_nmse
 from snrecon.training.simulate import Simulator
-
-
-@pytest.fixture
-def images(tmp_path):
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[-1:1:48j, -1:1:40j]
-    head = (x / 0.7) ** 2 + (y / 0.85) ** 2 < 1
-    inner = (x / 0.3) ** 2 + (y / 0.4) ** 2 < 1
-    volume = (500 * head + 400 * inner) * (1 + 0.2 * rng.random((6, 48, 40)))
-    np.savez(tmp_path / "heads.npz", x=volume.astype(np.uint16))
-    return f"{tmp_path / 'heads.npz'}:x"
 
 
 def configuration(images, folder, **trainer) -> Config:

@@ -23,6 +23,7 @@ from snrecon.training.apply import apply, build, target_of
 from snrecon.training.batch import Batch
 from snrecon.training.checkpoint import share_of
 from snrecon.training.config import Config
+from snrecon.training.optimise import follow, set_rate
 from snrecon.training.schemes import scheme_of
 from snrecon.training.scores import nmse
 from snrecon.training.stream import Drawn, Item, Stream
@@ -94,11 +95,7 @@ class Training(lightning.LightningModule):
                                  weight_decay=trainer.weight_decay)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        trainer = self.config.trainer
-        warm = min(1.0, (self.global_step + 1) / max(1, trainer.warmup))
-        rate = trainer.learning_rate * warm * (0.5 + 0.5 * math.cos(math.pi * self.share))
-        for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = max(rate, 1e-3 * trainer.learning_rate)
+        set_rate(self.trainer.optimizers[0], self.config.trainer, self.global_step, self.share)
 
     def training_step(self, item: Item, index: int) -> Tensor:
         # A generator for every step: a run that is resumed draws what the whole one would.
@@ -118,12 +115,7 @@ class Training(lightning.LightningModule):
             return apply(network, batch)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        steps = self.global_step
-        decay = min(self.config.trainer.ema, (1 + steps) / (10 + steps))
-        with torch.no_grad():
-            for mean, now in zip(self.average.parameters(), self.network.parameters(),
-                                 strict=True):
-                mean.lerp_(now, 1 - decay)
+        follow(self.average, self.network, self.config.trainer.ema, self.global_step)
         if self.share >= 1:
             self.trainer.should_stop = True
 

@@ -20,12 +20,16 @@ from snrecon.networks.store import save_weights
 from snrecon.training.apply import build
 from snrecon.training.checkpoint import cut_log, share_of
 from snrecon.training.config import Config
+from snrecon.training.measured import Measured
 from snrecon.training.noise_labels import Label, fingerprint, labels, reconstruction
+from snrecon.training.optimise import follow, set_rate
 from snrecon.training.stream import find_data, training_source, validation_simulator
 
 Progress = Callable[[int, int | None, str], None]
 VALIDATION = 12
 """Validation measurements."""
+OTHERS = 12345
+"""Seed of what is drawn from the validation data."""
 
 
 def gamma_loss(eta: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -111,10 +115,7 @@ class Run:
         """One step."""
         trainer = self.config.trainer
         channels, target, weight = self.batch()
-        rate = trainer.learning_rate * min(1.0, (self.step + 1) / max(1, trainer.warmup))
-        rate *= 0.5 + 0.5 * math.cos(math.pi * self.share)
-        for group in self.optimizer.param_groups:
-            group["lr"] = max(rate, 1e-3 * trainer.learning_rate)
+        set_rate(self.optimizer, trainer, self.step, self.share)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.mixed):
             eta = self.network(channels)
         loss = gamma_loss(eta, target, weight).mean()
@@ -124,11 +125,7 @@ class Run:
         self.optimizer.step()
         self.step += 1
         self.recent.append(float(loss.detach()))
-        decay = min(trainer.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for mean, now in zip(self.average.parameters(), self.network.parameters(),
-                                 strict=True):
-                mean.lerp_(now, 1 - decay)
+        follow(self.average, self.network, trainer.ema, self.step)
 
     def scores(self) -> dict[str, float]:
         """Of the averaged weights on the validation labels."""
@@ -214,9 +211,10 @@ def train_predictor(
     found = find_data(config, "validation") if config.data.validation else None
     train = labels(recon, config, source, settings.measurements, kept, tell)
     validation: list[Label] = []
-    if found is not None and found.images:
-        simulator = validation_simulator(config, 12345, found)
-        validation = labels(recon, config, simulator, VALIDATION, kept / "validation")
+    if found is not None:
+        others = (Measured(found.volumes, config.simulation, OTHERS) if found.volumes
+                  else validation_simulator(config, OTHERS, found))
+        validation = labels(recon, config, others, VALIDATION, kept / "validation")
     run = Run(config, train, validation, mixed)
     checkpoint = folder / "last.ckpt"
     if resume and checkpoint.exists():
