@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from snrecon.data import relative_error
 from snrecon.errors import InputError
 from snrecon.networks.noise_predictor import NoisePredictor
 from snrecon.noise.derivative import require_derivative
@@ -81,9 +82,14 @@ class FoldRule(Rule):
         return schedule(count)
 
     def error(self, state: State) -> float:
-        """Upper limit of the relative RMS error of sigma."""
-        certificate = state.moments.result(state.image).facts["certificate"]
-        return math.inf if certificate is None else float(certificate["bound"])
+        """Upper limit of the relative RMS error of sigma, or the RMS of the standard errors, which
+        allow for single voxels, if that is larger."""
+        found = state.moments.result(state.image)
+        certificate = found.facts["certificate"]
+        if certificate is None:
+            return math.inf
+        stated = relative_error(state.image, found.covariance[0].sqrt(), found.standard_error)
+        return max(float(certificate["bound"]), stated)
 
 
 def certified_map(
