@@ -246,3 +246,27 @@ def test_a_map_is_kept_within_what_chance_allows():
     assert torch.equal(kept[:, 2:], fitted[:, 2:])
     assert bool((kept[2].abs() <= (kept[0] * kept[1]).sqrt() + 1e-6).all())
     assert float(limited(fitted, plain, 5000)[0, 0, 0]) < 1.1
+
+
+def test_beyond_the_surrogate_the_map_is_the_plain_mean():
+    """A reconstruction may answer where the surrogate's coil maps are zero; nowhere is sigma 0."""
+    moments, image = samples(128, 4)
+    reached = torch.zeros(SIZE, dtype=torch.bool)
+    reached[:, 6:] = True
+    assert moments.power is not None
+    sums = {name: torch.where(reached, total, 0) if set(name) & set("ri") else total
+            for name, total in moments.sums.items()}
+    moments = replace(moments, power=moments.power * reached, sums=sums)
+    found = certified(moments, image)
+    assert found is not None
+    plain = moments.sums["aa"].sum(0) / 128
+    torch.testing.assert_close(found.covariance[0][~reached].float(), plain[~reached],
+                               rtol=0.02, atol=0)
+    assert float((found.covariance[0] / truth() - 1)[reached].abs().mean()) < 0.1
+    relative = (found.standard_error / found.covariance[0].sqrt())[:, :3]
+    assert 0.5 / 16 < float(relative.mean()) < 2 / 16  # 1 / sqrt(2 * 128) is 1 / 16
+    nowhere = replace(moments, power=torch.zeros(SIZE), sums={
+        name: total * 0 if set(name) & set("ri") else total for name, total in sums.items()})
+    found = certified(nowhere, image)
+    assert found is not None
+    assert bool((found.covariance[0] > 0).all())

@@ -85,17 +85,17 @@ def certified(moments: FoldMoments, image: Tensor) -> Certified | None:
         moments: Products of the probes, by fold.
         image: The reconstruction.
     """
-    pairs = list(_pairs(moments))
-    if len(pairs) < FEWEST:
+    pairs, noisy = list(_pairs(moments)), _noisy(moments)
+    if len(pairs) < FEWEST or not bool(noisy.any()):
         return None
-    inside = _noisy(moments)
+    inside = _fitted(moments, noisy)
     setting = Setting(prior_features(image, moments.power, inside, moments.predicted), inside)
     candidates: list[list[Judged]] = [[], []]
     for pair, training in pairs:
         halves = moments.part(training[0::2]), moments.part(training[1::2])
         tests = _tests(moments, pair, training, inside)
         for number, fitted in enumerate((fitted_map(halves, setting), _mean(halves))):
-            square, mean = _square(tests, fitted[0], image, inside)
+            square, mean = _square(tests, fitted[0], image, noisy)
             candidates[number].append(Judged(fitted, square, mean))
     best = _better(*candidates)
     maps, squares = ([getattr(one, name) for one in best] for name in ("covariance", "square"))
@@ -103,10 +103,10 @@ def certified(moments: FoldMoments, image: Tensor) -> Certified | None:
     covariance = torch.stack(maps).mean(0).double()
     covariance[:2] = covariance[:2].clamp_min(0)
     average = torch.stack(squares).mean(0)
-    counted = _counted(covariance[0], image, inside)
+    counted = _counted(covariance[0], image, noisy)
     # Where there is hardly any signal errors are others: each kind of voxel has its own average.
     kinds = [blur(average, SURROUNDINGS, kind.to(average.dtype)) / 4
-             for kind in (counted, inside & ~counted)]
+             for kind in (counted, noisy & ~counted)]
     nearby = torch.where(counted, kinds[0], kinds[1])
     found = _certificate(overall, moments.samples)
     # The squared error itself is known to within its limit only, which is allowed for.
@@ -118,7 +118,7 @@ def certified(moments: FoldMoments, image: Tensor) -> Certified | None:
     for name, region in moments.regions.items():
         there = region & counted
         if not bool(there.any()):
-            there = region & inside
+            there = region & noisy
         if bool(there.any()):
             parts = [float(square[there].double().mean()) / 4 for square in squares]
             regions[name] = _with_precision(
@@ -134,18 +134,27 @@ def judged(moments: FoldMoments, sigma: Tensor, image: Tensor) -> Certificate | 
         sigma: The map, real ``(*image)``.
         image: The reconstruction.
     """
-    inside = _noisy(moments)
+    noisy = _noisy(moments)
+    inside = _fitted(moments, noisy)
     variance = sigma.to(image.abs().dtype) ** 2
     overall = [
-        _square(_tests(moments, pair, training, inside), variance, image, inside)[1]
+        _square(_tests(moments, pair, training, inside), variance, image, noisy)[1]
         for pair, training in _pairs(moments)
     ]
     return None if len(overall) < FEWEST else _certificate(overall, moments.samples)
 
 
 def _noisy(moments: FoldMoments) -> Tensor:
-    inside = moments.sums["aa"].sum(0) > 0
-    return inside if moments.power is None else inside & (moments.power > 0)
+    """Voxels with noise."""
+    return moments.sums["aa"].sum(0) > 0
+
+
+def _fitted(moments: FoldMoments, noisy: Tensor) -> Tensor:
+    """Those of them that the surrogate reaches: where its coil maps end, the reconstruction's own
+    may go on, and there the map is the plain mean."""
+    if moments.power is None or not bool((noisy & (moments.power > 0)).any()):
+        return noisy
+    return noisy & (moments.power > 0)
 
 
 def _pairs(moments: FoldMoments) -> Iterator[tuple[tuple[int, int], list[int]]]:
@@ -183,22 +192,22 @@ def _tests(
 
 
 def _square(
-    tests: tuple[Tensor, Tensor], variance: Tensor, image: Tensor, inside: Tensor
+    tests: tuple[Tensor, Tensor], variance: Tensor, image: Tensor, noisy: Tensor
 ) -> tuple[Tensor, float]:
     """Unbiased estimate of the squared relative error of a variance map, ``(*image)``, and a
     quarter of its mean, the squared relative error of sigma, over the voxels that count."""
     one, two = tests
     tiny = torch.finfo(variance.dtype).tiny
     square = (variance - one) * (variance - two) / (variance**2).clamp_min(tiny)
-    square = torch.where(inside & (variance > 0), square, 0)
-    counted = _counted(variance, image, inside)
+    square = torch.where(noisy & (variance > 0), square, 0)
+    counted = _counted(variance, image, noisy)
     mean = float(square[counted].double().mean()) / 4 if bool(counted.any()) else 0.0
     return square, mean
 
 
-def _counted(variance: Tensor, image: Tensor, inside: Tensor) -> Tensor:
+def _counted(variance: Tensor, image: Tensor, noisy: Tensor) -> Tensor:
     """Voxels with ``|x| >= 3 sigma``; if there are none, all with noise."""
-    noisy = inside & (variance > 0)
+    noisy = noisy & (variance > 0)
     bright = noisy & (image.abs() >= LOW_SNR * variance.clamp_min(0).sqrt())
     return bright if bool(bright.any()) else noisy
 

@@ -45,7 +45,7 @@ class Setting:
     features: Tensor
     """``(number, *image)`` real: columns of the log-linear prior, the first one constant."""
     inside: Tensor
-    """Boolean ``(*image)``: voxels with noise."""
+    """Boolean ``(*image)``: voxels to fit; elsewhere the map is the plain mean."""
 
 
 def coefficients(means: Means, inside: Tensor) -> Tensor:
@@ -180,7 +180,8 @@ def fitted_map(halves: tuple[Means, Means], setting: Setting) -> Tensor:
     second = controlled(two, coefficients(one, setting.inside) if with_surrogate else None)
     plain = torch.stack([share * one.products[n] + (1 - share) * two.products[n] for n in PLAIN])
     prior = fitted_prior(plain[0], setting)
-    return limited(shrunk(first, second, share, prior, setting.inside), plain, total)
+    fitted = limited(shrunk(first, second, share, prior, setting.inside), plain, total)
+    return torch.where(setting.inside, fitted, plain)
 
 
 def limited(fitted: Tensor, plain: Tensor, count: int) -> Tensor:
