@@ -46,7 +46,8 @@ class LineSurrogate:
     def of(problem: Problem) -> LineSurrogate | None:
         """The surrogate of a problem; None where there is none: the mask varies along no axis or
         several, the noise is coloured along that axis, the image is not on the grid, or there are
-        no coil maps to be had."""
+        no coil maps to be had (in 3D only given ones count: estimating them takes longer than the
+        passes that they save)."""
         scan, image = problem.scan, problem.image
         axes = varying_axes(scan.sampled)
         if len(axes) != 1 or tuple(image.shape) != scan.grid:
@@ -56,6 +57,8 @@ class LineSurrogate:
         if image.numel() * n * scan.kspace.element_size() > DENSE_LIMIT:
             return None
         if noise.spectrum is not None and axis == -1:
+            return None
+        if len(scan.grid) == 3 and scan.maps is None:
             return None
         try:
             model = forward_model(scan)
