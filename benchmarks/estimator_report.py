@@ -112,7 +112,7 @@ def picture(found: Mapping[Setting, Cell]) -> None:
     columns = min(4, len(found))
     rows = -(-len(found) // columns)
     figure = Figure(figsize=(3.2 * columns, 3.0 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+    axes = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
     for axis, (setting, cell) in zip(axes, found.items(), strict=False):
         for way, colour in COLOURS.items():
             points = [(n, 100 * e) for n, e in
@@ -125,8 +125,10 @@ def picture(found: Mapping[Setting, Cell]) -> None:
         axis.set_xticks([6, 12, 24, 48, 96, 192], ["6", "12", "24", "48", "96", "192"])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
-    for axis in list(axes)[len(found):]:
+    for axis in axes[len(found):]:
         axis.set_visible(False)
+    for axis in axes[max(0, len(found) - columns):len(found)]:
+        axis.tick_params(labelbottom=True)
     figure.supxlabel("passes")
     figure.supylabel("relative RMS error of sigma in the head, %")
     handles, labels = max((axis.get_legend_handles_labels() for axis in figure.axes),
