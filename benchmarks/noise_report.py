@@ -100,26 +100,34 @@ def grid_table(cells: Cells) -> str:
 
 
 def summary_table(cells: Cells) -> str:
-    """Means over scans, patterns and accelerations: a network a row, a noise level a column."""
+    """Means over patterns and accelerations: a scan and network a row, a noise level a column.
+    Where some have not run there is no mean, but how many have."""
     rows = []
-    for network in _networks(cells):
-        row = [network]
+    every = len(KINDS) * len(RATES)
+    for scan, network in dict.fromkeys((s.scan, s.network) for s in cells):
+        row = [scan, network]
         for level in LEVELS:
-            chosen = [c for s, c in cells.items() if (s.network, s.level) == (network, level)]
-            if chosen:
+            chosen = [c for s, c in cells.items()
+                      if (s.scan, s.network, s.level) == (scan, network, level)]
+            if len(chosen) == every:
                 means = (np.mean([getattr(c, key) for c in chosen])
                          for key in ("difference", "residual", "rms_ratio", "predicted"))
                 difference, residual, ratio, predicted = means
                 row.append(f"{100 * difference:.1f} % ({100 * residual:.0f} %), "
                            f"{ratio:.3f} ({predicted:.3f})")
             else:
-                row.append("not run")
+                row.append(f"{len(chosen)} of {every} cells")
         rows.append(row)
-    return table(["network", *(f"alpha = {level:g}" for level in LEVELS)], rows)
+    return table(["scan", "network", *(f"alpha = {level:g}" for level in LEVELS)], rows)
 
 
-def _networks(cells: Cells) -> list[str]:
-    return list(dict.fromkeys(s.network for s in cells))
+def _whole(cells: Cells) -> list[str]:
+    """Networks all of whose cells have run on some scan."""
+    every = len(KINDS) * len(RATES) * len(LEVELS)
+    counts: dict[tuple[str, str], int] = {}
+    for s in cells:
+        counts[s.scan, s.network] = counts.get((s.scan, s.network), 0) + 1
+    return list(dict.fromkeys(name for (_, name), count in counts.items() if count == every))
 
 
 def _drawing(width: float, height: float) -> Any:
@@ -173,7 +181,7 @@ def levels_picture(cells: Cells, path: Path) -> None:
     for i, kind in enumerate(KINDS):
         for j, rate in enumerate(RATES):
             axes = panels[i][j]
-            for number, network in enumerate(_networks(cells)):
+            for number, network in enumerate(_whole(cells)):
                 levels, differences, residuals = [], [], []
                 for level in LEVELS:
                     chosen = [c for s, c in cells.items()
@@ -231,7 +239,7 @@ def report(deep: Cells, wide: Cells, keep: bool) -> None:
                 keep)
     if wide:
         means = summary_table(wide)
-        publish("noise_paper_grid", "Sketch against Monte Carlo: the full grid",
+        publish("noise_paper_grid", "Sketch against Monte Carlo: the grid",
                 f"{means}\n\n{grid_table(wide)}", keep)
     if not keep:
         return

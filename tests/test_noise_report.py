@@ -30,15 +30,18 @@ def test_named_tables_print_ours_beside_the_published() -> None:
     assert "| varnet:own | 7.90 | 99.10 / 1.20 | 99.30 / 1.10 | - | - |" in text
 
 
-def test_summary_takes_means_over_all_but_network_and_level(tmp_path: Path) -> None:
+def test_summary_takes_means_over_patterns_and_accelerations(tmp_path: Path) -> None:
     settings = noise_paper.full_grid(["varnet", "modl"], 200)
     made = {s: replace(CELL, difference=s.rate / 100 if s.network == "varnet" else 0.5,
                         rms_ratio=1 + s.level / 100, predicted=1 + s.level / 90)
-             for s in settings if s.level != 200}
+             for s in settings if s.level != 200 or (s.network, s.rate) == ("varnet", 4)
+             or (s.scan, s.network) == ("mripy", "modl")}
     rows = noise_report.summary_table(made).splitlines()
-    assert rows[2].startswith("| varnet | 8.0 % (5 %), 1.010 (1.011) | 8.0 %")
-    assert rows[3].startswith("| modl | 50.0 % (5 %), 1.010 (1.011) | ")
-    assert rows[2].endswith("| not run |")
+    assert rows[2].startswith("| pulseq | varnet | 8.0 % (5 %), 1.010 (1.011) | 8.0 %")
+    assert rows[3].startswith("| pulseq | modl | 50.0 % (5 %), 1.010 (1.011) | ")
+    assert rows[2].endswith("| 4 of 12 cells |")
+    assert rows[3].endswith("| 0 of 12 cells |")
+    assert noise_report._whole(made) == ["modl"]  # of mripy
     assert len(noise_report.grid_table(made).splitlines()) == 2 + len(made)
     noise_report.levels_picture(made, tmp_path / "levels.png")
     noise_report.prediction_picture(made, tmp_path / "prediction.png")
