@@ -240,7 +240,7 @@ def report(deep: Cells, wide: Cells, keep: bool) -> None:
     if wide:
         means = summary_table(wide)
         publish("noise_paper_grid", "Sketch against Monte Carlo: the grid",
-                f"{means}\n\n{grid_table(wide)}", keep)
+                f"{means}\n\n{grid_table(wide)}", keep, script="noise_paper")
     if not keep:
         return
     if deep:

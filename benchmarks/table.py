@@ -36,10 +36,13 @@ def machine() -> str:
     )
 
 
-def publish(name: str, title: str, body: str, keep: bool = True) -> None:
-    """Print a result and, for a full run, keep it as ``benchmarks/results/NAME.md``."""
+def publish(
+    name: str, title: str, body: str, keep: bool = True, script: str | None = None
+) -> None:
+    """Print a result and, for a full run, keep it as ``benchmarks/results/NAME.md``; ``script`` is
+    what made it, if that has another name."""
     arguments = " ".join(sys.argv[1:])
-    command = f"python -m benchmarks.{name} {arguments}".strip()
+    command = f"python -m benchmarks.{script or name} {arguments}".strip()
     text = f"# {title}\n\n`{command}` on {machine()}\n\n{body}\n"
     print(text)
     if keep:
