@@ -84,10 +84,12 @@ def test_the_configuration_in_the_documentation_is_one(tmp_path: Path) -> None:
     from snrecon.training.config import load_config
 
     text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```toml\n(.*?)```", text, flags=re.DOTALL)
+    whole, part = re.findall(r"```toml\n(.*?)```", text, flags=re.DOTALL)
     path = tmp_path / "training.toml"
-    path.write_text(block, encoding="utf-8")
+    path.write_text(whole, encoding="utf-8")
     assert load_config(path).scheme == "ssdu"
+    path.write_text(part + '[data]\nimages = ["data/"]\nvalidation = []\n', encoding="utf-8")
+    assert load_config(path).scheme == "noise_predictor"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda p: p.stem)
