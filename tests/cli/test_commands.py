@@ -302,7 +302,7 @@ def test_a_network_on_a_volume(snrecon: Run, out: Path) -> None:
     assert done.code == 0, done.err
     assert "3, the volume sliced along kx" in done.out
     result = package.NoiseMap.load(out / "n.h5")
-    assert (result.estimator, result.details["sliced"]) == ("sketch", "along kx")
+    assert (result.estimator, result.details["sliced"]) == ("certified", "along kx")
     assert result.sigma.shape == grid
     with h5py.File(out / "x.h5") as file:
         np.testing.assert_allclose(file["image"][()], result.image.numpy(), rtol=1e-4, atol=1e-5)

@@ -175,7 +175,7 @@ def test_the_prior_is_the_maximum_of_its_likelihood():
     assert float(score.abs().max()) < 1e-4
 
 
-@pytest.mark.parametrize("shape", [(30,), (24, 31), (11, 12, 13)])
+@pytest.mark.parametrize("shape", [(30,), (24, 31), (40, 3), (11, 12, 13), (16, 16, 1)])
 @pytest.mark.parametrize("scale", [0.7, 4.0])
 def test_blur_averages(shape, scale):
     weight = torch.ones(shape, dtype=torch.float64)

@@ -84,7 +84,7 @@ def test_networks_of_images(channels, normalise):
     wanted = torch.where(size > 0, y * unit / size.clamp(min=1e-30), 0)
     torch.testing.assert_close(bound(scan.kspace), wanted, rtol=1e-9, atol=1e-9)
     assert bound.method == f"image_module:{type(module).__name__}"
-    assert noise_map(recon, scan, max_passes=16, tolerance=0).estimator == "sketch"
+    assert noise_map(recon, scan, max_passes=16, tolerance=0).estimator == "certified"
 
 
 class Kspace(nn.Module):

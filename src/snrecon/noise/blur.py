@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -27,24 +28,25 @@ def blur(values: Tensor, scale: float, weight: Tensor) -> Tensor:
     axes = weight.ndim
     flat = (values * weight).reshape(-1, 1, *weight.shape)
     both = torch.cat([flat, weight[None, None]])
-    step = max(1, int(scale / COARSE))
-    if step > 1:
-        both = POOL[axes](both, step, ceil_mode=True, count_include_pad=False)
-    both = _convolved(both, scale / step, axes)
+    steps = tuple(max(1, min(int(scale / COARSE), n)) for n in weight.shape)
+    if max(steps) > 1:
+        both = POOL[axes](both, steps, ceil_mode=True, count_include_pad=False)
+    both = _convolved(both, [scale / step for step in steps])
     share = both[-1:]
     tiny = torch.finfo(values.dtype).eps
     mean = torch.where(share > tiny, both[:-1] / share.clamp_min(tiny), 0)
-    if step > 1:
-        mean = functional.interpolate(mean, scale_factor=float(step), mode=MODES[axes],
-                                      align_corners=False)
+    if max(steps) > 1:
+        mean = functional.interpolate(mean, scale_factor=tuple(float(step) for step in steps),
+                                      mode=MODES[axes], align_corners=False)
         mean = mean[(slice(None), slice(None), *(slice(0, n) for n in weight.shape))]
     return mean.reshape(values.shape)
 
 
-def _convolved(values: Tensor, scale: float, axes: int) -> Tensor:
-    """Of ``(batch, 1, *grid)``; zero beyond the grid. Kernels have at most nine points: sums of
-    shifted copies take a fraction of the time that convolutions of a single channel do."""
-    for axis in range(-axes, 0):
+def _convolved(values: Tensor, scales: Sequence[float]) -> Tensor:
+    """Of ``(batch, 1, *grid)``, with the SD along each axis; zero beyond the grid. Kernels have few
+    points: sums of shifted copies take a fraction of the time that convolutions of a single channel
+    do."""
+    for axis, scale in zip(range(-len(scales), 0), scales, strict=True):
         n = values.shape[axis]
         total = values.clone()
         for k in range(1, min(int(REACH * scale), n - 1) + 1):
