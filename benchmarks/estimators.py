@@ -31,6 +31,7 @@ Cells are kept under ``build/benchmarks/estimators`` (:mod:`benchmarks.cells`).
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -241,12 +242,10 @@ def measure(setting: Setting, probes: int = PROBES, keep: bool = True) -> Cell:
     chosen = case(setting.scan, setting.kind, setting.rate)
     problem = Problem.of(recon, chosen.scan)
     image = problem.image
-    true, voxels, took = rows_of(problem, chosen.head, setting, keep)
+    true, voxels, rows = rows_of(problem, chosen.head, setting, keep)
     assert true.covariance is not None
     truth = true.covariance.double()
     voxels = voxels & (truth[0] > 0)
-    rows = {"seconds": took, **{k: float(true.details[k]) for k in (
-        "vjps", "forward_passes_per_vjp", "compression_error", "spacing") if k in true.details}}
     begun = time.perf_counter()
     surrogate = LineSurrogate.of(problem)
     building = time.perf_counter() - begun
@@ -309,9 +308,9 @@ def judged_maps(
 
 def rows_of(
     problem: Problem, head: Tensor, setting: Setting, keep: bool
-) -> tuple[NoiseMap, Tensor, float]:
+) -> tuple[NoiseMap, Tensor, dict[str, float]]:
     """Exact rows: of the whole head for some networks where they can be compressed, else of some
-    voxels of it; these voxels; seconds, 0 where they were kept."""
+    voxels of it; these voxels; what the rows cost when they were taken."""
     ways: list[tuple[Tensor, float | None]] = [(drawn_voxels(head, VOXELS), None)]
     if (setting.scan, setting.network) in WHOLE:
         ways.insert(0, (head, LEAKAGE))
@@ -325,7 +324,16 @@ def rows_of(
             found = exact(problem, voxels=voxels, compress=compress, state_file=kept)
         except InputError:
             continue
-        return found, voxels, time.perf_counter() - begun
+        facts = CACHE / f"{setting.name}-rows.facts"
+        if keep and facts.exists():
+            return found, voxels, json.loads(facts.read_text())
+        cost = {"seconds": time.perf_counter() - begun, **{
+            k: float(found.details[k]) for k in (
+                "vjps", "forward_passes_per_vjp", "compression_error", "spacing")
+            if k in found.details}}
+        if keep:
+            facts.write_text(json.dumps(cost))
+        return found, voxels, cost
     raise AssertionError("single rows are always to be had")
 
 
