@@ -21,6 +21,7 @@ from snrecon.noise.problem import Problem
 from snrecon.noise.surrogate import LineSurrogate
 from snrecon.recon import VarNet
 from snrecon.recon.base import Reconstructor
+from snrecon.report.result_text import describe_result
 
 
 @cache
@@ -118,6 +119,7 @@ def test_a_run_with_a_predictor_goes_on_and_says_so(tmp_path) -> None:
     parts = noise_map(recon, scan, max_passes=48, state=state, **options)
     torch.testing.assert_close(parts.sigma, whole.sigma)
     assert whole.details["predictor"] == str(path)
+    assert f"predictor       {path}" in describe_result(whole)
     without = noise_map(recon, scan, estimator="certified", tolerance=0, max_passes=48)
     assert not torch.equal(without.sigma, whole.sigma)
 

@@ -67,7 +67,8 @@ def describe_repetitions(recon: Reconstruction, scan: Scan, result: NoiseMap) ->
 
 
 def _settings(result: NoiseMap) -> list[tuple[str, str]]:
-    """How a volume was sliced; lambda and the coil maps, each with where it comes from."""
+    """How a volume was sliced; lambda and the coil maps, each with where it comes from; what
+    predicted the noise."""
     details, rows = result.details, []
     slices = details.get("slices")
     note = f"the first of {slices} slices" if isinstance(slices, int) and slices > 1 else ""
@@ -83,6 +84,8 @@ def _settings(result: NoiseMap) -> list[tuple[str, str]]:
     if maps := str(details.get("maps", "")):
         estimated = note and not maps.startswith(("given", "ones", "none"))
         rows.append(("coil maps", f"{maps} ({note})" if estimated else maps))
+    if predictor := details.get("predictor"):
+        rows.append(("predictor", str(predictor)))
     return rows
 
 
