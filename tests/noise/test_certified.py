@@ -156,6 +156,9 @@ def test_regions_of_a_slice_and_of_a_stack(tmp_path):
     found = result.details["certificate"]["regions"]
     assert set(found) == {"centre"}  # the state knows its regions
     assert 0 < found["centre"]["error"] < found["centre"]["bound"]
+    other = noise_map(recon, scan, max_passes=32, state=path, regions={"rim": ~region}, **options)
+    assert set(other.details["certificate"]["regions"]) == {"rim"}
+    assert torch.equal(other.sigma, result.sigma)  # no probe was drawn again
     result.save(tmp_path / "out.h5")
     assert NoiseMap.load(tmp_path / "out.h5").details["certificate"]["regions"] == found
     stack = replace(scan, kspace=torch.stack([scan.kspace, 2 * scan.kspace]), layout="stack",

@@ -22,9 +22,15 @@ from torch import Tensor
 from snrecon.data.noise_map import LOW_SNR
 from snrecon.noise.accumulated import Found
 from snrecon.noise.blur import blur
-from snrecon.noise.crossfit import Setting, coefficients, controlled, fitted_map
+from snrecon.noise.crossfit import (
+    Setting,
+    coefficients,
+    controlled,
+    fitted_map,
+    plain_mean,
+)
 from snrecon.noise.features import prior_features
-from snrecon.noise.folds import FOLDS, FoldMoments, Means
+from snrecon.noise.folds import FOLDS, FoldMoments
 
 FEWEST = 3
 """Pairs of folds without which there is no certificate."""
@@ -94,7 +100,7 @@ def certified(moments: FoldMoments, image: Tensor) -> Certified | None:
     for pair, training in pairs:
         halves = moments.part(training[0::2]), moments.part(training[1::2])
         tests = _tests(moments, pair, training, inside)
-        for number, fitted in enumerate((fitted_map(halves, setting), _mean(halves))):
+        for number, fitted in enumerate((fitted_map(halves, setting), plain_mean(halves))):
             square, mean = _square(tests, fitted[0], image, noisy)
             candidates[number].append(Judged(fitted, square, mean))
     best = _better(*candidates)
@@ -165,13 +171,6 @@ def _pairs(moments: FoldMoments) -> Iterator[tuple[tuple[int, int], list[int]]]:
     for j in range(0, len(filled) - 1, 2):
         pair = (filled[j], filled[j + 1])
         yield pair, [k for k in filled if k not in pair]
-
-
-def _mean(halves: tuple[Means, Means]) -> Tensor:
-    """Plain means of two halves, ``(3, *image)``."""
-    one, two = halves
-    share = one.count / (one.count + two.count)
-    return share * controlled(one, None) + (1 - share) * controlled(two, None)
 
 
 def _better(fitted: list[Judged], plain: list[Judged]) -> list[Judged]:

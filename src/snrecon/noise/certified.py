@@ -17,6 +17,7 @@ from torch import Tensor
 from snrecon.data import relative_error
 from snrecon.errors import InputError
 from snrecon.networks.noise_predictor import NoisePredictor
+from snrecon.noise.accumulated import Accumulated
 from snrecon.noise.derivative import require_derivative
 from snrecon.noise.folds import FoldMoments
 from snrecon.noise.memory import chunk_size, peak_bytes
@@ -65,6 +66,12 @@ class FoldRule(Rule):
         empty = FoldMoments.empty(self.problem.image, power)
         return replace(empty, left_out=self.left_out, predicted=self.predicted,
                        regions=self.regions)
+
+    def resumed(self, moments: Accumulated) -> FoldMoments:
+        """Regions and prediction are no part of the sums: those given now replace the earlier."""
+        assert isinstance(moments, FoldMoments)
+        predicted = moments.predicted if self.predicted is None else self.predicted
+        return replace(moments, predicted=predicted, regions=self.regions or moments.regions)
 
     def added(self, state: State, samples: Tensor, indices: range) -> FoldMoments:
         """The state's sums with some samples more."""

@@ -178,10 +178,17 @@ def fitted_map(halves: tuple[Means, Means], setting: Setting) -> Tensor:
     with_surrogate = one.power is not None
     first = controlled(one, coefficients(two, setting.inside) if with_surrogate else None)
     second = controlled(two, coefficients(one, setting.inside) if with_surrogate else None)
-    plain = torch.stack([share * one.products[n] + (1 - share) * two.products[n] for n in PLAIN])
+    plain = plain_mean(halves)
     prior = fitted_prior(plain[0], setting)
     fitted = limited(shrunk(first, second, share, prior, setting.inside), plain, total)
     return torch.where(setting.inside, fitted, plain)
+
+
+def plain_mean(halves: tuple[Means, Means]) -> Tensor:
+    """Mean products of both halves together, ``(3, *image)``."""
+    one, two = halves
+    share = one.count / (one.count + two.count)
+    return share * controlled(one, None) + (1 - share) * controlled(two, None)
 
 
 def limited(fitted: Tensor, plain: Tensor, count: int) -> Tensor:

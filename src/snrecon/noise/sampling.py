@@ -58,6 +58,10 @@ class Rule:
         assert isinstance(state.moments, Moments)
         return state.moments.added(*self.problem.project(samples))
 
+    def resumed(self, moments: Accumulated) -> Accumulated:
+        """Moments from a state file, with what was asked for anew."""
+        return moments
+
     def decides(self, count: int) -> bool:
         """Whether the error is looked at after ``count`` samples: a schedule fixed beforehand."""
         return count > 0 and count % BLOCK == 0
@@ -203,7 +207,8 @@ def _start(
             "use that seed to go on, or another --state file and merge the two."
         )
     device = problem.image.device
-    return State(stored.moments.to(device), problem.image, problem.full_sigma, header, stored.seeds)
+    moments = rule.resumed(stored.moments.to(device))
+    return State(moments, problem.image, problem.full_sigma, header, stored.seeds)
 
 
 def _next(start: int, limit: int, chunk: int | None) -> range:
