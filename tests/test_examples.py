@@ -81,7 +81,7 @@ def test_the_picture_is_small() -> None:
 
 
 def test_the_configuration_in_the_documentation_is_one(tmp_path: Path) -> None:
-    from snrecon.training.config import load_config
+    from snrecon.training.config_file import load_config
 
     text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     whole, part = re.findall(r"```toml\n(.*?)```", text, flags=re.DOTALL)
@@ -94,7 +94,7 @@ def test_the_configuration_in_the_documentation_is_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda p: p.stem)
 def test_shipped_configurations_are_valid(path: Path) -> None:
-    from snrecon.training.config import load_config
+    from snrecon.training.config_file import load_config
 
     config = load_config(path)
     assert config.output.name == path.stem

@@ -186,5 +186,5 @@ def test_foreign_files_are_refused_in_a_sentence(tmp_path):
     torch.save([1, 2], path)
     with pytest.raises(InputError, match="no state dict"):
         convert("unet", path)
-    with pytest.raises(InputError, match="only for unet and e2e_varnet"):
+    with pytest.raises(InputError, match="only for unet, e2e_varnet and"):
         convert("modl", path)

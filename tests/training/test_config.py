@@ -9,7 +9,9 @@ from typing import get_origin, get_type_hints
 import pytest
 
 from snrecon.errors import InputError
-from snrecon.training.config import Config, DataConfig, TrainerConfig, check, load_config
+from snrecon.training.config import Config, DataConfig, TrainerConfig
+from snrecon.training.config_check import check
+from snrecon.training.config_file import load_config
 
 GOOD = """
 scheme = "supervised"

@@ -1,4 +1,5 @@
-"""fastMRI's published U-Net and E2E-VarNet weights as networks of this package.
+"""Published weights as networks of this package: fastMRI's U-Net and E2E-VarNet, and the score
+networks that :mod:`snrecon.networks.convert_ncsnpp` knows.
 
 The published state dicts are loaded by name. Files are those of ``torch.save``: a plain state dict,
 or a Lightning checkpoint, read without running any code from it.
@@ -39,7 +40,7 @@ def convert(network: str, source: str | Path | Mapping[str, Any]) -> nn.Module:
     """The network of published weights, ready for inference.
 
     Args:
-        network: ``"unet"`` or ``"e2e_varnet"``.
+        network: ``"unet"``, ``"e2e_varnet"`` or ``"ncsnpp"``.
         source: File, or a dict that was loaded from one.
 
     Raises:
@@ -49,9 +50,13 @@ def convert(network: str, source: str | Path | Mapping[str, Any]) -> nn.Module:
         return unet_from_fastmri(source)
     if network == "e2e_varnet":
         return e2e_varnet_from_fastmri(source)
+    if network == "ncsnpp":
+        from snrecon.networks.convert_ncsnpp import ncsnpp_from_published
+
+        return ncsnpp_from_published(source)
     raise InputError(
-        f"there are no published torch weights for {network}, only for unet and e2e_varnet; give "
-        "a .safetensors file."
+        f"there are no published torch weights for {network}, only for unet, e2e_varnet and "
+        "ncsnpp (the method score); give a .safetensors file."
     )
 
 
@@ -68,7 +73,7 @@ def unet_from_fastmri(source: str | Path | Mapping[str, Any]) -> Unet:
     pools = _depth(state, "", name)
     last = _shape(state, f"up_conv.{pools - 1}.1.weight", name)
     network = Unet(first[1], last[0], first[0], pools)
-    return _loaded(network, state, name)
+    return loaded(network, state, name)
 
 
 def e2e_varnet_from_fastmri(source: str | Path | Mapping[str, Any]) -> E2EVarNet:
@@ -87,7 +92,7 @@ def e2e_varnet_from_fastmri(source: str | Path | Mapping[str, Any]) -> E2EVarNet
         sens_chans=_shape(state, sens + "down_sample_layers.0.layers.0.weight", name)[0],
         sens_pools=_depth(state, sens, name),
     )
-    return _loaded(network, state, name)
+    return loaded(network, state, name)
 
 
 def _plain(
@@ -101,7 +106,7 @@ def _plain(
     name = "the state dict"
     content: Any = source
     if isinstance(source, str | Path):
-        name, content = str(source), _read(Path(source))
+        name, content = str(source), read(Path(source))
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping):
@@ -115,7 +120,12 @@ def _plain(
     return name, {key: value for key, value in state.items() if not _IGNORED.fullmatch(key)}
 
 
-def _read(path: Path) -> Any:
+def read(path: Path) -> Any:
+    """What a torch file holds, read without running any code from it.
+
+    Raises:
+        InputError: if it is missing, damaged, or more than weights.
+    """
     if not path.is_file():
         raise InputError(f"{path}: there is no such weights file.")
     try:
@@ -147,7 +157,7 @@ def _count(state: Mapping[str, Tensor], pattern: str) -> int:
     return len({m.group(1) for key in state if (m := re.match(pattern, key))})
 
 
-def _loaded(network: _Network, state: Mapping[str, Tensor], name: str) -> _Network:
+def loaded(network: _Network, state: Mapping[str, Tensor], name: str) -> _Network:
     """The network with these weights, after every name and shape was compared."""
     wanted = network.state_dict()
     for key in (*wanted, *state):

@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from snrecon.errors import InputError
+from snrecon.networks.autoencoder import Autoencoder
 from snrecon.networks.e2e_varnet import E2EVarNet
 from snrecon.networks.modl import MoDL
+from snrecon.networks.ncsnpp import NCSNpp
 from snrecon.networks.noise_predictor import NoisePredictor
 from snrecon.networks.unet import Unet
 from snrecon.networks.varnet import VarNet
@@ -28,6 +30,8 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "e2e_varnet": E2EVarNet,
     "modl": MoDL,
     "noise_predictor": NoisePredictor,
+    "ncsnpp": NCSNpp,
+    "autoencoder": Autoencoder,
 }
 ARGUMENTS: dict[str, tuple[str, ...]] = {
     "unet": ("in_chans", "out_chans", "chans", "pools", "sense_steps",
@@ -37,12 +41,15 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
                    "espirit", "memory"),
     "modl": ("unrolls", "features", "layers", "iterations", "implicit"),
     "noise_predictor": ("features",),
+    "ncsnpp": ("features", "multipliers", "blocks", "patch", "preconditioned"),
+    "autoencoder": ("features", "latent", "size"),
 }
 """Constructor arguments that a file keeps, all of them whole numbers."""
 MAY_BE_ZERO = ("implicit", "residual", "sense_steps", "consistency_steps", "espirit",
-               "memory")
+               "memory", "preconditioned")
 LIMITS = {"pools": 8, "sens_pools": 8, "layers": 64, "implicit": 1, "residual": 1, "memory": 1,
-          "sense_steps": 1000, "consistency_steps": 1000, "espirit": 1000}
+          "sense_steps": 1000, "consistency_steps": 1000, "espirit": 1000, "preconditioned": 1,
+          "multipliers": 99_999_999, "blocks": 64, "patch": 16}
 """Largest values of arguments whose size grows the network by more than its square."""
 LIMIT = 4096
 """Largest constructor argument believed: a foreign header must not ask for a giant network."""

@@ -7,20 +7,36 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from snrecon.errors import InputError
 from snrecon.networks.e2e_varnet import E2EVarNet, calibration_samples, combine_coils
 from snrecon.networks.modl import MoDL
 from snrecon.networks.regularised import consistent_image, sense_image
-from snrecon.networks.store import NETWORKS
+from snrecon.networks.store import NETWORKS, load_weights
 from snrecon.networks.unet import Unet, complex_unet, magnitude_unet
 from snrecon.networks.varnet import VarNet
 from snrecon.training.batch import Batch
-from snrecon.training.config import NetworkConfig
+from snrecon.training.config import Config, NetworkConfig
 from snrecon.training.gram import batch_gram
 
 
 def build(config: NetworkConfig) -> nn.Module:
     """The network of a configuration with random weights, from the global generator."""
     return NETWORKS[config.name](**config.settings)
+
+
+def start_from(config: Config, *networks: nn.Module) -> None:
+    """Give networks the trained weights that a run begins with.
+
+    Raises:
+        InputError: if there are no such weights, or they are of a network of another size.
+    """
+    weights = config.trainer.initial
+    try:
+        state = load_weights(config.network.name, weights).state_dict()
+        for network in networks:
+            network.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(f"the weights {weights!r} do not fit [network].") from error
 
 
 def apply(network: nn.Module, batch: Batch) -> Tensor:

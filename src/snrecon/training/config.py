@@ -1,18 +1,13 @@
-"""The typed training configuration, read from TOML."""
+"""The typed training configuration."""
 
 from __future__ import annotations
 
-import difflib
-import math
-import tomllib
-import types
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field
 
-from snrecon.errors import InputError
-
-SCHEMES = ("supervised", "ssdu", "noise2recon", "vortex", "noise_predictor")
+SCHEMES = ("supervised", "ssdu", "noise2recon", "vortex", "noise_predictor",
+           "score_matching", "autoencoder")
+PRIORS = {"score_matching": "ncsnpp", "autoencoder": "autoencoder"}
+"""Schemes that learn a prior of images from images alone, with the network of each."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +163,27 @@ class ReconstructionConfig:
 
 
 @dataclass(frozen=True)
+class PriorConfig:
+    """Schemes ``score_matching`` and ``autoencoder``: images without measurements."""
+
+    sigma: list[float] = field(default_factory=lambda: [0.01, 50.0])
+    """``score_matching``: noise levels, of images in about [0, 1]. Published for 320x320: 0.01 to
+    378; about the largest distance between two images is enough."""
+    even: float = 0.3
+    """Share of the noise levels that are drawn log-uniformly, as published; the others are drawn
+    where there is most to learn: log-normally, around ``centre``."""
+    centre: float = 0.15
+    """Median of those noise levels."""
+    spread: float = 1.2
+    """Standard deviation of their logarithm."""
+    signed: float = 0.5
+    """Share of the images that are multiplied by the cosine of a random smooth phase: what real and
+    imaginary parts of complex images look like. The others are magnitudes."""
+    divergence: float = 1.0
+    """``autoencoder``: weight of the divergence of the code from its prior."""
+
+
+@dataclass(frozen=True)
 class OutputConfig:
     """Where results go."""
 
@@ -187,190 +203,6 @@ class Config:
     ssdu: SSDUConfig = field(default_factory=SSDUConfig)
     consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
     reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
+    prior: PriorConfig = field(default_factory=PriorConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
-
-
-def load_config(path: str | Path) -> Config:
-    """Read a configuration file.
-
-    Raises:
-        InputError: if the file cannot be read, is not TOML, has an unknown or ill-typed key, or a
-            value that makes no sense.
-    """
-    path = Path(path)
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not a text file"
-        raise InputError(f"{path}: the configuration cannot be read: {reason}.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: this is not valid TOML: {error}.") from error
-    network = table.get("network")
-    if isinstance(network, dict):
-        rest = {key: value for key, value in network.items() if key != "name"}
-        table["network"] = {**{k: v for k, v in network.items() if k == "name"}, "settings": rest}
-    config: Config = _build(Config, table, str(path), "")
-    check(config, str(path))
-    return config
-
-
-def check(config: Config, name: str = "configuration") -> None:
-    """Values that have the right type but cannot work.
-
-    Raises:
-        InputError: naming the key.
-    """
-    from snrecon.physics.masks import MASK_KINDS
-
-    _finite(config, name, "")
-    simulation, trainer = config.simulation, config.trainer
-    _one_of(name, "scheme", config.scheme, SCHEMES)
-    channels = [config.network.settings.get(key, 2) for key in ("in_chans", "out_chans")]
-    if config.network.name == "unet" and channels not in ([1, 1], [2, 2]):
-        raise InputError(f"{name}: network.in_chans and network.out_chans must both be 2 (complex "
-                         "images) or both be 1 (magnitudes).")
-    if config.scheme == "ssdu" and config.network.name == "unet" and channels == [1, 1]:
-        raise InputError(f"{name}: ssdu predicts k-space, which magnitudes do not determine; set "
-                         "network.in_chans and network.out_chans to 2.")
-    _check_prediction(config, name)
-    _one_of(name, "ssdu.split", config.ssdu.split, ("gaussian", "lines", "uniform"))
-    _one_of(name, "ssdu.loss", config.ssdu.loss, ("excess", "logarithmic", "normalised"))
-    _check_network(config.network, name)
-    _one_of(name, "simulation.target", simulation.target, ("reference", "clean"))
-    _one_of(name, "trainer.logger", trainer.logger, ("csv", "tensorboard"))
-    _one_of(name, "trainer.precision", trainer.precision, ("auto", "float32", "bfloat16"))
-    for kind in simulation.kinds:
-        _one_of(name, "simulation.kinds", kind, MASK_KINDS)
-    pairs = {f"simulation.{key}": getattr(simulation, key)
-             for key in ("calibration", "coils", "snr")}
-    for key, pair in {**pairs, "consistency.sigma": config.consistency.sigma}.items():
-        if len(pair) != 2 or not 0 < pair[0] <= pair[1]:
-            raise InputError(f"{name}: {key} must be two rising positive numbers.")
-    if any(len(grid) != 2 or min(grid) < 16 for grid in simulation.grids):
-        raise InputError(f"{name}: simulation.grids must be pairs (ky, kx) of at least 16 points.")
-    shares = {"simulation.shapes": simulation.shapes, "ssdu.share": config.ssdu.share,
-              "consistency.labelled": config.consistency.labelled,
-              "consistency.balance": config.consistency.balance}
-    for key, share in shares.items():
-        if not 0 <= share <= 1:
-            raise InputError(f"{name}: {key} must lie between 0 and 1.")
-    if not 0 < config.ssdu.share < 1:
-        raise InputError(f"{name}: ssdu.share must lie between 0 and 1, both excluded.")
-    if not 0 <= config.ssdu.smallest_share <= config.ssdu.share:
-        raise InputError(f"{name}: ssdu.smallest_share must lie between 0 and ssdu.share.")
-    if any(r < 1 for r in simulation.accelerations):
-        raise InputError(f"{name}: simulation.accelerations must be at least 1.")
-    lists = {"data.images": config.data.images, "simulation.grids": simulation.grids,
-             "simulation.kinds": simulation.kinds,
-             "simulation.accelerations": simulation.accelerations}
-    for key, values in lists.items():
-        if not values:
-            raise InputError(f"{name}: {key} is empty.")
-    positive = {"trainer.batch": trainer.batch, "trainer.interval": trainer.interval,
-                "trainer.learning_rate": trainer.learning_rate, "trainer.clip": trainer.clip,
-                "trainer.devices": trainer.devices,
-                "simulation.pool": simulation.pool,
-                "consistency.weight": config.consistency.weight,
-                "consistency.shots": config.consistency.shots}
-    for key, value in positive.items():
-        if value <= 0:
-            raise InputError(f"{name}: {key} must be positive, but it is {value}.")
-    if trainer.patience < 0:
-        raise InputError(f"{name}: trainer.patience must not be negative.")
-    if trainer.patience and not config.data.validation:
-        raise InputError(f"{name}: trainer.patience needs data.validation.")
-    if trainer.max_minutes <= 0 and trainer.max_steps <= 0:
-        raise InputError(f"{name}: set trainer.max_minutes or trainer.max_steps.")
-
-
-def _finite(value: Any, name: str, key: str) -> None:
-    """TOML has nan and inf, of which comparisons with limits do not see every one."""
-    if is_dataclass(value):
-        for item in fields(value):
-            _finite(getattr(value, item.name), name, f"{key}.{item.name}".lstrip("."))
-    elif isinstance(value, dict):
-        for part, inner in value.items():
-            _finite(inner, name, f"{key}.{part}")
-    elif isinstance(value, list):
-        for inner in value:
-            _finite(inner, name, key)
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise InputError(f"{name}: {key} must be a finite number, but it is {value}.")
-
-
-def _check_prediction(config: Config, name: str) -> None:
-    predicts, settings = config.scheme == "noise_predictor", config.reconstruction
-    if predicts != (config.network.name == "noise_predictor"):
-        raise InputError(f"{name}: the scheme noise_predictor and the network noise_predictor "
-                         "belong together.")
-    if predicts != bool(settings.method):
-        raise InputError(f"{name}: reconstruction.method, whose noise is predicted, belongs to the "
-                         "scheme noise_predictor, which needs it.")
-    if settings.measurements < 8 or settings.probes < 4:
-        raise InputError(f"{name}: reconstruction.measurements must be at least 8 and "
-                         "reconstruction.probes at least 4.")
-    if predicts and (config.trainer.patience or config.trainer.devices > 1
-                     or config.trainer.initial or config.trainer.logger != "csv"):
-        raise InputError(f"{name}: trainer.patience, devices, initial and logger are not for the "
-                         "scheme noise_predictor.")
-
-
-def _check_network(network: NetworkConfig, name: str) -> None:
-    from snrecon.networks.store import ARGUMENTS, MAY_BE_ZERO
-
-    _one_of(name, "network.name", network.name, tuple(ARGUMENTS))
-    known = ARGUMENTS[network.name]
-    for key, value in network.settings.items():
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-            raise InputError(f"{name}: there is no setting network.{key} for {network.name}; did "
-                             f"you mean network.{close}?")
-        if value < 0 or (value == 0 and key not in MAY_BE_ZERO):
-            raise InputError(f"{name}: network.{key} must be positive, but it is {value}.")
-
-
-def _one_of(name: str, key: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise InputError(f"{name}: {key} = '{value}' is not known; choose {', '.join(known)}.")
-
-
-def _build(kind: Any, table: Any, name: str, prefix: str) -> Any:
-    """An instance of the dataclass ``kind`` from a TOML table."""
-    if not isinstance(table, dict):
-        raise InputError(f"{name}: {prefix.rstrip('.')} must be a table, not {table!r}.")
-    known = {f.name: f for f in fields(kind)}
-    hints = get_type_hints(kind)
-    values = {}
-    for key, value in table.items():
-        if key not in known:
-            close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.0)
-            hint = f" did you mean {prefix}{close[0]}?" if close else ""
-            raise InputError(f"{name}: there is no setting {prefix}{key};{hint}")
-        values[key] = _convert(hints[key], value, name, f"{prefix}{key}")
-    for key, item in known.items():
-        required = item.default is MISSING and item.default_factory is MISSING
-        if required and key not in values:
-            raise InputError(f"{name}: the setting {prefix}{key} is missing.")
-    return kind(**values)
-
-
-def _convert(kind: Any, value: Any, name: str, key: str) -> Any:
-    """``value`` as the annotated type, whole numbers counting as floats."""
-    if is_dataclass(kind):
-        return _build(kind, value, name, f"{key}.")
-    if get_origin(kind) is list and isinstance(value, list):
-        (inner,) = get_args(kind)
-        return [_convert(inner, one, name, key) for one in value]
-    if get_origin(kind) is dict and isinstance(value, dict):
-        inner = get_args(kind)[1]
-        return {k: _convert(inner, one, name, f"{key}.{k}") for k, one in value.items()}
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    plain = isinstance(kind, type) and not isinstance(kind, types.GenericAlias)
-    if plain and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
-        return value
-    wanted = getattr(kind, "__name__", str(kind))
-    names = {"str": "text", "float": "a number", "int": "a whole number", "list": "a list",
-             "dict": "a table"}
-    raise InputError(f"{name}: {key} must be {names.get(wanted, wanted)}, not {value!r}.")

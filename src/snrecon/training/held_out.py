@@ -13,7 +13,8 @@ import torch
 
 from snrecon.networks.store import load_weights
 from snrecon.training.apply import apply, target_of
-from snrecon.training.config import Config, load_config
+from snrecon.training.config import Config
+from snrecon.training.config_file import load_config
 from snrecon.training.gram import batch_gram
 from snrecon.training.scores import nmse, sense_nmse
 from snrecon.training.stream import validation_simulator

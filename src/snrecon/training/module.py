@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from snrecon.errors import InputError
 from snrecon.networks.modl import MoDL
-from snrecon.networks.store import load_weights, save_weights
+from snrecon.networks.store import save_weights
 from snrecon.networks.varnet import VarNet
 from snrecon.training.apply import apply, build, target_of
 from snrecon.training.batch import Batch
@@ -56,19 +55,6 @@ class Training(lightning.LightningModule):
         self.began = time.monotonic()
         self.recent: list[float] = []
         self.best, self.waited = math.inf, 0
-
-    def start_from(self, weights: str) -> None:
-        """Begin with trained weights instead of random ones.
-
-        Raises:
-            InputError: if there are no such weights, or they are of a network of another size.
-        """
-        try:
-            state = load_weights(self.config.network.name, weights).state_dict()
-            for network in (self.network, self.average):
-                network.load_state_dict(state)
-        except RuntimeError as error:
-            raise InputError(f"the weights {weights!r} do not fit [network].") from error
 
     @property
     def elapsed(self) -> float:

@@ -18,9 +18,12 @@ import torch
 
 from snrecon.errors import InputError, MissingExtraError
 from snrecon.io.staging import made_folder
+from snrecon.training.apply import start_from
 from snrecon.training.batch import Batch
 from snrecon.training.checkpoint import Earlier, cut_log, earlier_run
-from snrecon.training.config import Config, check, load_config
+from snrecon.training.config import PRIORS, Config
+from snrecon.training.config_check import check
+from snrecon.training.config_file import load_config
 from snrecon.training.gram import batch_gram
 from snrecon.training.scores import nmse, sense_nmse
 from snrecon.training.stream import find_data, training_source, validation_batches
@@ -69,6 +72,12 @@ def train(
         with made_folder(Path(config.output.folder)):
             return train_predictor(config, use_bfloat16(config.trainer.precision), resume=resume,
                                    progress=progress)
+    if config.scheme in PRIORS:
+        from snrecon.training.prior import train_prior
+
+        with made_folder(Path(config.output.folder)):
+            return train_prior(config, use_bfloat16(config.trainer.precision), resume=resume,
+                               progress=progress)
     try:
         import_module("lightning")
         from snrecon.training.module import Training
@@ -80,7 +89,7 @@ def train(
     # What can be at fault comes before what is slow: weights, checkpoint, folder, data.
     module = Training(config, use_bfloat16(config.trainer.precision))
     if config.trainer.initial:
-        module.start_from(config.trainer.initial)
+        start_from(config, module.network, module.average)
     checkpoint = folder / "last.ckpt"
     earlier = earlier_run(checkpoint) if resume and checkpoint.exists() else None
     if earlier is not None:

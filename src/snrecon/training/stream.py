@@ -103,7 +103,8 @@ def training_source(config: Config, found: Found | None = None) -> Drawn:
     if found.volumes:
         return Measured(found.volumes, config.simulation, config.trainer.seed, share,
                         config.data.columns)
-    pools = _pools(found.images, config.simulation, config.simulation.pool, config.trainer.seed)
+    pools = image_pools(
+        found.images, config.simulation, config.simulation.pool, config.trainer.seed)
     return Simulator(pools, config.simulation, config.trainer.seed, share,
                      config.consistency.balance)
 
@@ -146,13 +147,15 @@ def validation_simulator(config: Config, seed: int, found: Found | None = None) 
     settings = replace(config.simulation, grids=[[160, 160]], coils=[8, 8], shapes=0.0,
                        calibration=[0.06, 0.08])
     found = found or Found([], sources(config.data.validation, config.data))
-    pools = _pools(found.images, settings, 32, seed)
+    pools = image_pools(found.images, settings, 32, seed)
     return Simulator(pools, settings, seed)
 
 
-def _pools(
+def image_pools(
     found: list[Source], settings: SimulationConfig, count: int, seed: int
 ) -> dict[int, Tensor]:
+    """Images ``(image, size, size)``, mean 1 over the head, by their size: the longer sides of
+    the training grids, ``count`` in all."""
     generator = torch.Generator().manual_seed(seed)
     sizes = sorted({max(grid) for grid in settings.grids})
     each = max(1, count // len(sizes))

@@ -1,0 +1,77 @@
+"""Scheme ``autoencoder``: a variational autoencoder, taught with the evidence of its images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from snrecon.errors import InputError
+from snrecon.networks.autoencoder import Autoencoder
+from snrecon.training.config import Config
+from snrecon.training.prior import PriorLoop
+
+SMALLEST = 1e-5
+"""Mean squared error over mean square of an image below which a better fit earns nothing."""
+
+
+def autoencoder_loss(
+    network: Autoencoder, images: Tensor, generator: torch.Generator, beta: float = 1.0
+) -> Tensor:
+    """Negative lower bound of the evidence, in nats a pixel, up to a constant, ``(batch,)``.
+
+    ``1/2 log(mean |x - G(z)|^2 / mean |x|^2) + beta KL(q(z|x) || N(0, I)) / pixels`` with one draw
+    of ``z`` from the encoder's Gaussian. The first part is the Gaussian log-likelihood with the
+    noise level that suits each image best, so that no level has to be chosen and bright images
+    count as dark ones (Rybkin et al., Simple and effective VAE training with calibrated decoders,
+    ICML 2021); the second is the Kullback-Leibler divergence of Kingma and Welling (ICLR 2014).
+
+    Args:
+        network: In training.
+        images: ``(batch, size, size)`` real, not negative.
+        generator: Of the draws of ``z``.
+        beta: Weight of the divergence.
+    """
+    mean, spread = network.encode(images)
+    draw = torch.randn(mean.shape, generator=generator, device=generator.device, dtype=mean.dtype)
+    found = network.decode(mean + (spread / 2).exp() * draw.to(mean.device))
+    power = images.square().mean(dim=(-2, -1)).clamp_min(torch.finfo(images.dtype).tiny)
+    error = (found - images).square().mean(dim=(-2, -1)) / power
+    divergence = (mean.square() + spread.exp() - 1 - spread).sum(dim=1) / 2
+    return (error + SMALLEST).log() / 2 + beta * divergence / images[0].numel()
+
+
+class Autoencoding(PriorLoop):
+    """The run: magnitude images of the size of the network.
+
+    Raises:
+        InputError: if the training grids have another size.
+    """
+
+    def __init__(self, config: Config, mixed: bool) -> None:
+        super().__init__(replace(config, prior=replace(config.prior, signed=0.0)), mixed)
+        assert isinstance(self.network, Autoencoder)
+        size = self.network.size
+        if any(grid != (size, size) for grid in self.images.grids):
+            raise InputError(
+                f"simulation.grids must be [[{size}, {size}]]: network.size is {size}.")
+
+    def loss(self, generator: torch.Generator) -> Tensor:
+        images = self.images.draw(self.config.trainer.batch, generator).clamp_min(0)
+        assert isinstance(self.network, Autoencoder)
+        with self.precision():
+            return autoencoder_loss(self.network, images.to(self.device), generator,
+                                    self.config.prior.divergence).mean()
+
+    def scores(self) -> dict[str, float]:
+        if self.held_out is None:
+            return {}
+        assert isinstance(self.average, Autoencoder)
+        images = self.held_out.clamp_min(0).to(self.device)
+        with torch.no_grad():
+            found = self.average(images)
+            losses = autoencoder_loss(self.average, images, torch.Generator().manual_seed(1),
+                                      self.config.prior.divergence)
+        return {"val_loss": float(losses.mean()),
+                "val_error": float((found - images).norm() / images.norm())}

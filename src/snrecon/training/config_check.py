@@ -1,0 +1,147 @@
+"""Values of a training configuration that have the right type but cannot work."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from snrecon.errors import InputError
+from snrecon.training.config import PRIORS, SCHEMES, Config, NetworkConfig
+
+
+def check(config: Config, name: str = "configuration") -> None:
+    """Look at every value.
+
+    Raises:
+        InputError: naming the key.
+    """
+    from snrecon.physics.masks import MASK_KINDS
+
+    _finite(config, name, "")
+    simulation, trainer = config.simulation, config.trainer
+    _one_of(name, "scheme", config.scheme, SCHEMES)
+    channels = [config.network.settings.get(key, 2) for key in ("in_chans", "out_chans")]
+    if config.network.name == "unet" and channels not in ([1, 1], [2, 2]):
+        raise InputError(f"{name}: network.in_chans and network.out_chans must both be 2 (complex "
+                         "images) or both be 1 (magnitudes).")
+    if config.scheme == "ssdu" and config.network.name == "unet" and channels == [1, 1]:
+        raise InputError(f"{name}: ssdu predicts k-space, which magnitudes do not determine; set "
+                         "network.in_chans and network.out_chans to 2.")
+    _check_prediction(config, name)
+    _check_prior(config, name)
+    _one_of(name, "ssdu.split", config.ssdu.split, ("gaussian", "lines", "uniform"))
+    _one_of(name, "ssdu.loss", config.ssdu.loss, ("excess", "logarithmic", "normalised"))
+    _check_network(config.network, name)
+    _one_of(name, "simulation.target", simulation.target, ("reference", "clean"))
+    _one_of(name, "trainer.logger", trainer.logger, ("csv", "tensorboard"))
+    _one_of(name, "trainer.precision", trainer.precision, ("auto", "float32", "bfloat16"))
+    for kind in simulation.kinds:
+        _one_of(name, "simulation.kinds", kind, MASK_KINDS)
+    pairs = {f"simulation.{key}": getattr(simulation, key)
+             for key in ("calibration", "coils", "snr")}
+    pairs |= {"consistency.sigma": config.consistency.sigma, "prior.sigma": config.prior.sigma}
+    for key, pair in pairs.items():
+        if len(pair) != 2 or not 0 < pair[0] <= pair[1]:
+            raise InputError(f"{name}: {key} must be two rising positive numbers.")
+    if any(len(grid) != 2 or min(grid) < 16 for grid in simulation.grids):
+        raise InputError(f"{name}: simulation.grids must be pairs (ky, kx) of at least 16 points.")
+    shares = {"simulation.shapes": simulation.shapes, "ssdu.share": config.ssdu.share,
+              "consistency.labelled": config.consistency.labelled,
+              "consistency.balance": config.consistency.balance,
+              "prior.even": config.prior.even, "prior.signed": config.prior.signed}
+    for key, share in shares.items():
+        if not 0 <= share <= 1:
+            raise InputError(f"{name}: {key} must lie between 0 and 1.")
+    if not 0 < config.ssdu.share < 1:
+        raise InputError(f"{name}: ssdu.share must lie between 0 and 1, both excluded.")
+    if not 0 <= config.ssdu.smallest_share <= config.ssdu.share:
+        raise InputError(f"{name}: ssdu.smallest_share must lie between 0 and ssdu.share.")
+    if any(r < 1 for r in simulation.accelerations):
+        raise InputError(f"{name}: simulation.accelerations must be at least 1.")
+    lists = {"data.images": config.data.images, "simulation.grids": simulation.grids,
+             "simulation.kinds": simulation.kinds,
+             "simulation.accelerations": simulation.accelerations}
+    for key, values in lists.items():
+        if not values:
+            raise InputError(f"{name}: {key} is empty.")
+    positive = {"trainer.batch": trainer.batch, "trainer.interval": trainer.interval,
+                "trainer.learning_rate": trainer.learning_rate, "trainer.clip": trainer.clip,
+                "trainer.devices": trainer.devices,
+                "simulation.pool": simulation.pool,
+                "consistency.weight": config.consistency.weight,
+                "consistency.shots": config.consistency.shots,
+                "prior.centre": config.prior.centre, "prior.spread": config.prior.spread,
+                "prior.divergence": config.prior.divergence}
+    for key, value in positive.items():
+        if value <= 0:
+            raise InputError(f"{name}: {key} must be positive, but it is {value}.")
+    if trainer.patience < 0:
+        raise InputError(f"{name}: trainer.patience must not be negative.")
+    if trainer.patience and not config.data.validation:
+        raise InputError(f"{name}: trainer.patience needs data.validation.")
+    if trainer.max_minutes <= 0 and trainer.max_steps <= 0:
+        raise InputError(f"{name}: set trainer.max_minutes or trainer.max_steps.")
+
+
+def _finite(value: Any, name: str, key: str) -> None:
+    """TOML has nan and inf, of which comparisons with limits do not see every one."""
+    if is_dataclass(value):
+        for item in fields(value):
+            _finite(getattr(value, item.name), name, f"{key}.{item.name}".lstrip("."))
+    elif isinstance(value, dict):
+        for part, inner in value.items():
+            _finite(inner, name, f"{key}.{part}")
+    elif isinstance(value, list):
+        for inner in value:
+            _finite(inner, name, key)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{name}: {key} must be a finite number, but it is {value}.")
+
+
+def _check_prediction(config: Config, name: str) -> None:
+    predicts, settings = config.scheme == "noise_predictor", config.reconstruction
+    if predicts != (config.network.name == "noise_predictor"):
+        raise InputError(f"{name}: the scheme noise_predictor and the network noise_predictor "
+                         "belong together.")
+    if predicts != bool(settings.method):
+        raise InputError(f"{name}: reconstruction.method, whose noise is predicted, belongs to the "
+                         "scheme noise_predictor, which needs it.")
+    if settings.measurements < 8 or settings.probes < 4:
+        raise InputError(f"{name}: reconstruction.measurements must be at least 8 and "
+                         "reconstruction.probes at least 4.")
+    alone = predicts or config.scheme in PRIORS
+    if alone and (config.trainer.patience or config.trainer.devices > 1
+                  or config.trainer.logger != "csv"):
+        raise InputError(f"{name}: trainer.patience, devices and logger are not for the scheme "
+                         f"{config.scheme}.")
+    if predicts and config.trainer.initial:
+        raise InputError(f"{name}: trainer.initial is not for the scheme noise_predictor.")
+
+
+def _check_prior(config: Config, name: str) -> None:
+    wanted = PRIORS.get(config.scheme)
+    if wanted != (config.network.name if config.network.name in PRIORS.values() else None):
+        pairs = ", ".join(f"{scheme} with {network}" for scheme, network in PRIORS.items())
+        raise InputError(f"{name}: priors are trained by a scheme and network that belong "
+                         f"together: {pairs}.")
+
+
+def _check_network(network: NetworkConfig, name: str) -> None:
+    from snrecon.networks.store import ARGUMENTS, MAY_BE_ZERO
+
+    _one_of(name, "network.name", network.name, tuple(ARGUMENTS))
+    known = ARGUMENTS[network.name]
+    for key, value in network.settings.items():
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            raise InputError(f"{name}: there is no setting network.{key} for {network.name}; did "
+                             f"you mean network.{close}?")
+        if value < 0 or (value == 0 and key not in MAY_BE_ZERO):
+            raise InputError(f"{name}: network.{key} must be positive, but it is {value}.")
+
+
+def _one_of(name: str, key: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InputError(f"{name}: {key} = '{value}' is not known; choose {', '.join(known)}.")

@@ -1,0 +1,168 @@
+"""The loop of trainings that need no measurements: steps, averaged weights, log, checkpoint."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from snrecon.errors import InputError
+from snrecon.networks.store import save_weights
+from snrecon.training.apply import build, start_from
+from snrecon.training.checkpoint import cut_log, share_of
+from snrecon.training.config import Config
+from snrecon.training.optimise import follow, set_rate
+
+Progress = Callable[[int, int | None, str], None]
+
+
+class Loop(ABC):
+    """A training of one network; what it learns from is said by a subclass.
+
+    Args:
+        config: The run.
+        mixed: Convolutions in bfloat16.
+
+    Raises:
+        InputError: if the weights to start from are missing, or of another network.
+    """
+
+    def __init__(self, config: Config, mixed: bool) -> None:
+        torch.manual_seed(config.trainer.seed)
+        self.config, self.mixed = config, mixed
+        self.network = build(config.network)
+        if config.trainer.initial:
+            start_from(config, self.network)
+        if torch.cuda.is_available():
+            self.network.to("cuda")
+        self.average = copy.deepcopy(self.network).requires_grad_(False)
+        trainer = config.trainer
+        taught = [one for one in self.network.parameters() if one.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            taught, lr=trainer.learning_rate, weight_decay=trainer.weight_decay)
+        self.step, self.before = 0, 0.0
+        self.recent: list[float] = []
+        self.began = time.monotonic()
+
+    @abstractmethod
+    def loss(self, generator: torch.Generator) -> Tensor:
+        """Loss of one batch; all that it draws comes from the generator."""
+
+    @abstractmethod
+    def scores(self) -> dict[str, float]:
+        """Of the averaged weights on validation data, by their names in the log."""
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What must be the same when a run is continued; kept with the weights."""
+        return {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds, those of the runs that this one continues included."""
+        return self.before + time.monotonic() - self.began
+
+    @property
+    def share(self) -> float:
+        """How much is over, 0 to 1."""
+        return share_of(self.config.trainer, self.step, self.elapsed)
+
+    @contextmanager
+    def precision(self) -> Iterator[None]:
+        """Convolutions in bfloat16, if that is wanted."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
+            yield
+
+    def advance(self) -> None:
+        """One step."""
+        trainer = self.config.trainer
+        # A generator for every step: a run that is resumed draws what the whole one would.
+        generator = torch.Generator().manual_seed(trainer.seed * 2_000_003 + self.step)
+        set_rate(self.optimizer, trainer, self.step, self.share)
+        loss = self.loss(generator)
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), trainer.clip)
+        self.optimizer.step()
+        self.step += 1
+        self.recent.append(float(loss.detach()))
+        follow(self.average, self.network, trainer.ema, self.step)
+
+    def record(self, folder: Path, name: str) -> None:
+        """A line in the log, weights and checkpoint."""
+        row = {"minutes": self.elapsed / 60, "step": float(self.step),
+               "loss": sum(self.recent) / max(1, len(self.recent)), **self.scores()}
+        self.recent.clear()
+        path = folder / "log.csv"
+        fresh = not path.exists()
+        with path.open("a", newline="") as stream:
+            writer = csv.DictWriter(stream, list(row))
+            if fresh:
+                writer.writeheader()
+            writer.writerow({key: f"{value:.6g}" for key, value in row.items()})
+        save_weights(self.average, folder / f"{name}.safetensors", {
+            **self.facts, "steps": str(self.step), "minutes": f"{self.elapsed / 60:.1f}"})
+        partial = folder / "last.ckpt.partial"
+        torch.save({"network": self.network.state_dict(), "average": self.average.state_dict(),
+                    "optimizer": self.optimizer.state_dict(), "step": self.step,
+                    "elapsed": self.elapsed, **self.facts}, partial)
+        partial.replace(folder / "last.ckpt")
+
+    def resume(self, path: Path) -> None:
+        """Continue from a checkpoint.
+
+        Raises:
+            InputError: if it is damaged, or of another run.
+        """
+        facts = self.facts
+        try:
+            found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            same = all(found.get(key) == value for key, value in facts.items())
+            if same:
+                self.network.load_state_dict(found["network"])
+                self.average.load_state_dict(found["average"])
+                self.optimizer.load_state_dict(found["optimizer"])
+                self.step, self.before = int(found["step"]), float(found["elapsed"])
+        except Exception as error:  # a damaged pickle can fail in any way
+            raise InputError(f"{path}: this checkpoint cannot be read, or is of another network; "
+                             "train again without --resume.") from error
+        if not same:
+            raise InputError(f"{path}: this run learned from other labels than the configuration "
+                             "describes; choose another folder, or train without --resume.")
+        self.began = time.monotonic()
+
+    def run(self, resume: bool, tell: Callable[[float, str], None]) -> Path:
+        """Train to the end, in a folder that exists; ``tell(share, message)`` hears of every step.
+
+        Returns:
+            Path of the weights.
+        """
+        folder, name = Path(self.config.output.folder), self.config.output.name
+        checkpoint = folder / "last.ckpt"
+        if resume and checkpoint.exists():
+            self.resume(checkpoint)
+            cut_log(folder / "log.csv", self.step)
+        else:
+            for of_another_run in (folder / "log.csv", checkpoint):
+                of_another_run.unlink(missing_ok=True)
+        while self.share < 1:
+            self.advance()
+            tell(self.share, f"step {self.step}, loss {self.recent[-1]:.3f}")
+            if self.step % self.config.trainer.interval == 0:
+                self.record(folder, name)
+        if self.recent:
+            self.record(folder, name)
+        return folder / f"{name}.safetensors"
