@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from snrecon.recon.base import Reconstructor
 
 METHODS = (
-    "zero_filled, partial_fourier, sense, grappa, tv, wavelet, unet, varnet, e2e_varnet or modl; a "
-    "variant or weights after a colon, e.g. partial_fourier:pocs, varnet:brain, "
-    "varnet:path.safetensors, or fastMRI's published weights, unet:path.pt"
+    "zero_filled, partial_fourier, sense, grappa, tv, wavelet, unet, varnet, e2e_varnet, modl, "
+    "score, langevin, latent or convdecoder; a variant or weights after a colon, e.g. "
+    "partial_fourier:pocs, varnet:brain, varnet:path.safetensors, or published weights, "
+    "unet:path.pt"
 )
 
 
@@ -65,12 +66,18 @@ def add_scan(parser: Parser, help_: str = ".npz, .npy, .h5 or .cfl file") -> Non
 def add_method(parser: Parser, required: bool = True) -> None:
     """The reconstruction."""
     parser.add_argument("--method", metavar="NAME", required=required, help=METHODS)
-    add_lambda(parser, "regularisation parameter")
+    add_lambda(
+        parser, "regularisation parameter; 'sure' takes that of the least estimated error"
+    )
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", dest="settings", type=setting, action="append", default=[],
+        help="a further option of the method, e.g. algorithm=hybrid; repeat it for more",
+    )  # fmt: skip
 
 
 def add_lambda(parser: Parser, help_: str) -> None:
     """The weight of a method's penalty."""
-    parser.add_argument("--lambda", metavar="X", dest="lamda", type=non_negative, help=help_)
+    parser.add_argument("--lambda", metavar="X", dest="lamda", type=penalty, help=help_)
 
 
 def load_scan(args: argparse.Namespace) -> Scan:
@@ -112,7 +119,12 @@ def load_method(args: argparse.Namespace) -> Reconstructor:
     """The reconstruction that the options describe."""
     from snrecon.recon import load
 
-    return load(args.method, lamda=args.lamda)
+    settings: dict[str, bool | float | str] = {}
+    for key, value in args.settings:
+        if key in settings:
+            raise InputError(f"--set {key} is given twice.")
+        settings[key] = value
+    return load(args.method, lamda=args.lamda, **settings)
 
 
 def load_command(args: argparse.Namespace) -> Reconstructor:
@@ -120,6 +132,21 @@ def load_command(args: argparse.Namespace) -> Reconstructor:
     from snrecon.recon.command import Command
 
     return Command(args.command)
+
+
+def setting(text: str) -> tuple[str, bool | float | str]:
+    """``key=value``: a whole number, a number, true or false, or text."""
+    key, sign, value = text.partition("=")
+    if not sign or not key.isidentifier() or not value or key == "lamda":
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE")
+    if value.lower() in ("true", "false"):
+        return key, value.lower() == "true"
+    for kind in (int, float):
+        try:
+            return key, kind(value)
+        except ValueError:
+            continue
+    return key, value
 
 
 def number(text: str) -> float:
@@ -145,6 +172,11 @@ def non_negative(text: str) -> float:
     if (value := number(text)) < 0:
         raise argparse.ArgumentTypeError(f"{text} is below 0")
     return value
+
+
+def penalty(text: str) -> float | str:
+    """A number of at least 0, or "sure"."""
+    return text if text == "sure" else non_negative(text)
 
 
 def count(text: str) -> int:

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from snrecon.recon.adapters import ImageModule, KspaceModule, direct_varnet, monai_varnet
     from snrecon.recon.base import Bound, Reconstructor
+    from snrecon.recon.convdecoder import ConvDecoder
     from snrecon.recon.e2e_varnet import E2EVarNet
     from snrecon.recon.grappa import Grappa
+    from snrecon.recon.langevin import Langevin
+    from snrecon.recon.latent import Latent
     from snrecon.recon.modl import MoDL
     from snrecon.recon.partial_fourier import PartialFourier
     from snrecon.recon.registry import available, load
+    from snrecon.recon.score import Score
     from snrecon.recon.sense import Sense
     from snrecon.recon.tv import TotalVariation
     from snrecon.recon.unet import UNet
@@ -22,13 +26,17 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Bound": "base",
+    "ConvDecoder": "convdecoder",
     "E2EVarNet": "e2e_varnet",
     "Grappa": "grappa",
     "ImageModule": "adapters",
     "KspaceModule": "adapters",
+    "Langevin": "langevin",
+    "Latent": "latent",
     "MoDL": "modl",
     "PartialFourier": "partial_fourier",
     "Reconstructor": "base",
+    "Score": "score",
     "Sense": "sense",
     "TotalVariation": "tv",
     "UNet": "unet",
@@ -43,13 +51,17 @@ _HOME = {
 
 __all__ = [
     "Bound",
+    "ConvDecoder",
     "E2EVarNet",
     "Grappa",
     "ImageModule",
     "KspaceModule",
+    "Langevin",
+    "Latent",
     "MoDL",
     "PartialFourier",
     "Reconstructor",
+    "Score",
     "Sense",
     "TotalVariation",
     "UNet",

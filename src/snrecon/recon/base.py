@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,12 +46,26 @@ class Bound:
     batch, such as reading a large matrix. None: as few as keep them near its caches."""
     differentiable: bool = True
     """f is made of tensor operations; False for external programs."""
+    stochastic: bool = False
+    """f draws: binding with another generator gives another f. A bound f has one set of draws,
+    the same for every entry of a batch."""
+    sample: Callable[[Tensor, Sequence[int]], Tensor] | None = None
+    """Optional fast path of stochastic methods: k-space ``(coil, *grid)`` and seeds to samples
+    ``(seed, *grid)``, several at once; each is what f gives when bound with
+    ``torch.Generator().manual_seed(seed)``."""
     details: dict[str, Any] = field(default_factory=dict)
     """Facts for the metadata: lambda, iterations, source of the maps, weights."""
 
     def __call__(self, kspace: Tensor) -> Tensor:
         """Reconstruct ``kspace`` ``(..., coil, *grid)``."""
         return self.function(kspace)
+
+
+def seed_of(generator: torch.Generator | None) -> int:
+    """The seed of a stochastic method's draws: one number from the generator, 0 without one."""
+    if generator is None:
+        return 0
+    return int(torch.randint(2**62, (), generator=generator, device=generator.device))
 
 
 class Reconstructor(ABC):
@@ -62,6 +76,12 @@ class Reconstructor(ABC):
     """
 
     name: str = ""
+    _progress: Callable[[int, int, Tensor], None] | None = None
+
+    def watch(self, tell: Callable[[int, int, Tensor], None]) -> None:
+        """Have ``tell(step, steps, image)`` called with intermediate images by methods that take
+        long; the others ignore it."""
+        self._progress = tell
 
     @abstractmethod
     def bind(self, scan: Scan, generator: torch.Generator | None = None) -> Bound:
@@ -80,9 +100,15 @@ class Reconstructor(ABC):
         """
         return self.reconstruct(scan)[0]
 
-    def reconstruct(self, scan: Scan) -> tuple[Tensor, str, dict[str, Any]]:
+    def reconstruct(
+        self, scan: Scan, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, str, dict[str, Any]]:
         """The image, ``(*grid)`` or ``(slice, ky, kx)`` for a stack, its unit in words, and what
         the method says of itself (weights, lambda, what was frozen; of a stack's last slice).
+
+        Args:
+            scan: What is reconstructed.
+            generator: Source of randomness for methods that draw.
 
         Raises:
             InputError: if the method does not fit the scan, which the sentence names.
@@ -91,7 +117,7 @@ class Reconstructor(ABC):
         details: dict[str, Any] = {}
         with naming(scan.source):
             for one in scan:
-                bound = self.bind(one)
+                bound = self.bind(one, generator)
                 images.append(bound(one.kspace))
                 units = bound.units
                 details = {**bound.details, "frozen": list(bound.frozen)}

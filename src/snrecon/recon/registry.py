@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 from snrecon.errors import InputError
 from snrecon.recon.base import Reconstructor
@@ -21,9 +21,11 @@ _METHODS: dict[str, tuple[str, str, str | None]] = {
     "varnet": ("varnet", "VarNet", "weights"),
     "e2e_varnet": ("e2e_varnet", "E2EVarNet", "weights"),
     "modl": ("modl", "MoDL", "weights"),
+    "score": ("score", "Score", "weights"),
+    "langevin": ("langevin", "Langevin", "weights"),
+    "latent": ("latent", "Latent", "weights"),
+    "convdecoder": ("convdecoder", "ConvDecoder", None),
 }
-_LATER = ("score", "langevin", "latent", "convdecoder")
-"""Names that are set aside for methods of later versions."""
 _WITH_LAMBDA = ("sense", "tv", "wavelet")
 
 
@@ -32,24 +34,23 @@ def available() -> tuple[str, ...]:
     return tuple(_METHODS)
 
 
-def load(name: str, lamda: float | None = None, **options: Any) -> Reconstructor:
+def load(
+    name: str, lamda: float | Literal["sure"] | None = None, **options: Any
+) -> Reconstructor:
     """A reconstruction method by name.
 
     Args:
         name: A method of :func:`available`, with its variant after a colon: ``"zero_filled:rss"``,
             ``"partial_fourier:pocs"``, ``"wavelet:sym4"``, ``"varnet:brain"``, or a weights file,
             ``"varnet:path.safetensors"``, ``"e2e_varnet:published.pt"``.
-        lamda: Weight of the penalty, for the methods that have one.
+        lamda: Weight of the penalty, for the methods that have one; ``"sure"`` takes that of the
+            least estimated error.
         options: Further settings of the method's class.
 
     Raises:
         InputError: for an unknown name, variant or option, or a lambda the method does not have.
     """
     base, colon, variant = name.partition(":")
-    if base in _LATER:
-        raise InputError(
-            f"this version has no method {base!r} yet: the methods are {', '.join(_METHODS)}."
-        )
     if base not in _METHODS:
         near = get_close_matches(base, _METHODS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
 import torch
 from torch import Tensor
 
 from snrecon.data import Scan
 from snrecon.errors import InputError
 from snrecon.physics.gram import varying_axes
+from snrecon.recon.base import Bound
 from snrecon.recon.forward_model import ForwardModel
+from snrecon.recon.sure_lambda import FROZEN, SOURCE, lambda_by_sure
 from snrecon.recon.zero_filled import map_power
 
+Lambda = float | Literal["sure"]
+"""A weight, or "sure": the one of least estimated risk."""
 NOISE_FACTOR = {"tv": 0.3, "wavelet": 0.4}
 """lambda over the noise of the zero-filled image."""
 ALIASING_FACTOR = {"tv": 0.05, "wavelet": 0.0}
@@ -18,6 +26,54 @@ ALIASING_FACTOR = {"tv": 0.05, "wavelet": 0.0}
 coefficients gained nothing from it in the calibration."""
 CENTRE = 1 / 6
 """Share of each undersampled axis, around the centre of k-space, that is not counted there."""
+
+
+RULE_SOURCE = {"tv": "noise level and aliasing", "wavelet": "noise level"}
+
+
+@dataclass(frozen=True)
+class Weight:
+    """lambda, where it came from, and what of it is treated as known."""
+
+    value: float
+    source: str
+    frozen: tuple[str, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Further entries for the details."""
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """lambda and its source, for the metadata."""
+        return {"lambda": self.value, "lambda_source": self.source, **self.facts}
+
+
+def chosen_weight(
+    given: Lambda | None,
+    model: ForwardModel,
+    scan: Scan,
+    method: str,
+    bound: Callable[[float], Bound],
+) -> Weight:
+    """The lambda of a compressed-sensing method.
+
+    Args:
+        given: A number; None for :func:`automatic_lambda`; "sure" for
+            :func:`snrecon.recon.sure_lambda.lambda_by_sure`, which begins there.
+        model: Of the scan.
+        scan: With known noise, unless a number is given.
+        method: ``"tv"`` or ``"wavelet"``.
+        bound: lambda to the method bound to the scan.
+
+    Raises:
+        InputError: if lambda is to be chosen and the noise of the scan is not known.
+    """
+    if given is not None and given != "sure":
+        return Weight(float(given), "given")
+    start = automatic_lambda(model, scan, method)
+    if given is None:
+        return Weight(start, RULE_SOURCE[method], ("lambda",))
+    choice = lambda_by_sure(model, scan, bound, start)
+    return Weight(choice.lamda, SOURCE, (FROZEN,), choice.facts)
 
 
 def automatic_lambda(model: ForwardModel, scan: Scan, method: str) -> float:
@@ -69,9 +125,17 @@ def _outer_signal(white: Tensor, mask: Tensor) -> float:
     return max(float(power) - 1.0, 0.0)
 
 
-def check_settings(lamda: float | None, iterations: int) -> None:
+def check_settings(lamda: Lambda | None, iterations: int) -> None:
     """Raises InputError for a lambda or an iteration count that makes no sense."""
-    if lamda is not None and not 0 <= lamda < float("inf"):
-        raise InputError(f"lambda must be zero or positive and finite, not {lamda}.")
+    check_lambda(lamda)
     if iterations < 1:
         raise InputError(f"at least one iteration is needed, not {iterations}.")
+
+
+def check_lambda(lamda: Lambda | None) -> None:
+    """Raises InputError for a lambda that is neither a non-negative finite number nor "sure"."""
+    if isinstance(lamda, str):
+        if lamda != "sure":
+            raise InputError(f"lambda must be a number or 'sure', not {lamda!r}.")
+    elif lamda is not None and not 0 <= lamda < float("inf"):
+        raise InputError(f"lambda must be zero or positive and finite, not {lamda}.")

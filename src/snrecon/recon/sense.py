@@ -18,10 +18,14 @@ from snrecon.recon.base import Bound, Reconstructor
 from snrecon.recon.forward_model import ForwardModel, forward_model
 from snrecon.recon.lattice import regular_lattice, unfold_matrices
 from snrecon.recon.line_inverse import LineInverse
-from snrecon.recon.zero_filled import matched_filter
+from snrecon.recon.regularisation import Lambda, Weight, check_lambda
+from snrecon.recon.sure_lambda import FROZEN, SOURCE, lambda_by_sure
+from snrecon.recon.zero_filled import map_power, matched_filter
 
 Solver = Literal["auto", "cg", "unfold", "lines"]
 SOLVERS = ("auto", "cg", "unfold", "lines")
+START = 0.03
+"""Where the search for the best lambda begins, over the largest map power."""
 ILL_CONDITIONED = 1e5
 """Condition number of the normal equations beyond which the user is warned: some combination of
 voxels then carries 300 times the noise of the best-determined one."""
@@ -46,7 +50,7 @@ class Sense(Reconstructor):
 
     Args:
         lamda: Weight of ``|x|^2``, not negative; 1 is the weight of white noise of SD 1 in the
-            image.
+            image. ``"sure"`` chooses it by :func:`snrecon.recon.sure_lambda.lambda_by_sure`.
         solver: See above.
         iterations: Most CG iterations.
         tolerance: CG stops when the residual is this small relative to the right-hand side. None:
@@ -54,47 +58,63 @@ class Sense(Reconstructor):
 
     Raises:
         InputError: for a negative or non-finite ``lamda``, an unknown solver, or (when bound) a
-            mask that the solver cannot treat.
+            mask that the solver cannot treat, or if lamda is to be chosen and the noise of the
+            scan is not known.
     """
 
     name = "sense"
 
     def __init__(
         self,
-        lamda: float = 0.0,
+        lamda: Lambda = 0.0,
         solver: Solver = "auto",
         iterations: int = 500,
         tolerance: float | None = None,
     ) -> None:
-        if not 0 <= lamda < float("inf"):
-            raise InputError(f"lambda must be zero or positive and finite, not {lamda}.")
+        check_lambda(lamda)
         if solver not in SOLVERS:
             raise InputError(f"the solver of sense is one of {', '.join(SOLVERS)}, not {solver!r}.")
         if iterations < 1:
             raise InputError(f"sense needs at least one iteration, not {iterations}.")
-        self.lamda, self.solver = float(lamda), solver
+        self.lamda: Lambda = "sure" if lamda == "sure" else float(lamda)
+        self.solver = solver
         self.iterations, self.tolerance = iterations, tolerance
 
     def bind(self, scan: Scan, generator: torch.Generator | None = None) -> Bound:
         """k-space ``(..., coil, *grid)`` to image ``(..., *grid)``."""
         model = forward_model(scan)
-        function, details = self._solver(model)
+        if self.lamda != "sure":
+            return self._with(Weight(self.lamda, "given"), model)
+
+        def tried(lamda: float) -> Bound:
+            return self._with(Weight(lamda, "tried"), model)
+
+        start = START * float(map_power(model.maps).max())
+        choice = lambda_by_sure(model, scan, tried, start)
+        return self._with(Weight(choice.lamda, SOURCE, (FROZEN,), choice.facts), model)
+
+    def _with(self, weight: Weight, model: ForwardModel) -> Bound:
+        """Bound with a lambda."""
+        function, details = self._solver(model, weight.value)
+        told = weight.details if weight.frozen else {"lambda": weight.value}
         return Bound(
             function,
             self.name,
-            frozen=model.frozen,
+            frozen=weight.frozen + model.frozen,
             linear=True,
             maps=model.maps,
             units=model.units,
             at_once=8,
-            details={"lambda": self.lamda, "maps": model.maps_source, **details},
+            details={**told, "maps": model.maps_source, **details},
         )
 
-    def _solver(self, model: ForwardModel) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+    def _solver(
+        self, model: ForwardModel, lamda: float
+    ) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
         """The function and what to say about it."""
         axes = varying_axes(model.mask)
         if self.solver in ("auto", "unfold"):
-            unfold = self._unfold(model)
+            unfold = self._unfold(model, lamda)
             if unfold is not None:
                 return unfold, {"solver": "unfold"}
             if self.solver == "unfold":
@@ -110,7 +130,7 @@ class Sense(Reconstructor):
             axis = axes[0] if axes else -model.mask.ndim
             size = model.mask.numel() * model.mask.shape[axis] * model.maps.element_size()
             if self.solver == "lines" or size <= DENSE_LIMIT:
-                inverse = LineInverse(model.maps, model.mask, axis, self.lamda)
+                inverse = LineInverse(model.maps, model.mask, axis, lamda)
                 if inverse.condition > ILL_CONDITIONED:
                     warnings.warn(
                         "sense is ill-conditioned with this mask (condition number "
@@ -123,13 +143,13 @@ class Sense(Reconstructor):
                     lambda y: inverse(matched_filter(model, y, inverse.dtype)).to(y.dtype),
                     {"solver": "lines", "condition": inverse.condition},
                 )
-        return self._conjugate_gradient(model)
+        return self._conjugate_gradient(model, lamda)
 
-    def _unfold(self, model: ForwardModel) -> Callable[[Tensor], Tensor] | None:
+    def _unfold(self, model: ForwardModel, lamda: float) -> Callable[[Tensor], Tensor] | None:
         lattice = regular_lattice(model.mask)
         if lattice is None:
             return None
-        unfolding = unfold_matrices(model.maps, lattice, self.lamda)
+        unfolding = unfold_matrices(model.maps, lattice, lamda)
         grid = tuple(model.mask.shape)
 
         def reconstruct(y: Tensor) -> Tensor:
@@ -140,7 +160,7 @@ class Sense(Reconstructor):
         return reconstruct
 
     def _conjugate_gradient(
-        self, model: ForwardModel
+        self, model: ForwardModel, lamda: float
     ) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
         gram, dtype = model.encoding.gram, model.maps.dtype
         tolerance = self.tolerance
@@ -149,7 +169,7 @@ class Sense(Reconstructor):
 
         def reconstruct(y: Tensor) -> Tensor:
             right = matched_filter(model, y).to(dtype)
-            x = linear_solve(gram, right, self.lamda, self.iterations, tolerance)
+            x = linear_solve(gram, right, lamda, self.iterations, tolerance)
             return x.to(y.dtype)
 
         return reconstruct, {

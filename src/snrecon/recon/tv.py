@@ -10,8 +10,8 @@ from snrecon.physics.differences import Gradient
 from snrecon.physics.proximal import group_projection
 from snrecon.physics.solvers import pdhg
 from snrecon.recon.base import Bound, Reconstructor
-from snrecon.recon.forward_model import forward_model
-from snrecon.recon.regularisation import automatic_lambda, check_settings
+from snrecon.recon.forward_model import ForwardModel, forward_model
+from snrecon.recon.regularisation import Lambda, Weight, check_settings, chosen_weight
 from snrecon.recon.tangents import group_projection_tangents, side_by_side
 from snrecon.recon.zero_filled import map_power, matched_filter
 
@@ -27,7 +27,8 @@ class TotalVariation(Reconstructor):
     all maps are, where no data speak.
 
     Args:
-        lamda: Weight; None chooses it by :func:`snrecon.recon.regularisation.automatic_lambda`.
+        lamda: Weight; None chooses it by :func:`snrecon.recon.regularisation.automatic_lambda`,
+            ``"sure"`` by :func:`snrecon.recon.sure_lambda.lambda_by_sure`.
         iterations: Number of steps.
 
     Raises:
@@ -37,16 +38,24 @@ class TotalVariation(Reconstructor):
 
     name = "tv"
 
-    def __init__(self, lamda: float | None = None, iterations: int = 150) -> None:
+    def __init__(self, lamda: Lambda | None = None, iterations: int = 150) -> None:
         check_settings(lamda, iterations)
         self.lamda, self.iterations = lamda, iterations
 
     def bind(self, scan: Scan, generator: torch.Generator | None = None) -> Bound:
         """k-space ``(..., coil, *grid)`` to image ``(..., *grid)``."""
         model = forward_model(scan)
-        lamda = automatic_lambda(model, scan, self.name) if self.lamda is None else self.lamda
+
+        def tried(lamda: float) -> Bound:
+            return self._with(Weight(lamda, "tried"), model)
+
+        return self._with(chosen_weight(self.lamda, model, scan, self.name, tried), model)
+
+    def _with(self, weight: Weight, model: ForwardModel) -> Bound:
+        """Bound with a lambda."""
+        lamda = weight.value
         gram, support = model.encoding.gram, model.support
-        gradient = Gradient(scan.grid)
+        gradient = Gradient(tuple(model.mask.shape))
         bound = max(float(map_power(model.maps).max()), torch.finfo(torch.float32).tiny)
 
         def solve(rhs: Tensor, tangents: bool) -> Tensor:
@@ -60,14 +69,13 @@ class TotalVariation(Reconstructor):
         return Bound(
             lambda y: solve(prepare(y), False),
             self.name,
-            frozen=(("lambda",) if self.lamda is None else ()) + model.frozen,
+            frozen=weight.frozen + model.frozen,
             maps=model.maps,
             units=model.units,
             linearize=side_by_side(prepare, solve),
             at_once=16,
             details={
-                "lambda": lamda,
-                "lambda_source": "given" if self.lamda is not None else "noise level and aliasing",
+                **weight.details,
                 "iterations": self.iterations,
                 "maps": model.maps_source,
             },

@@ -10,8 +10,8 @@ from snrecon.physics.proximal import soft_threshold
 from snrecon.physics.solvers import fista
 from snrecon.physics.wavelets import Wavelet
 from snrecon.recon.base import Bound, Reconstructor
-from snrecon.recon.forward_model import forward_model
-from snrecon.recon.regularisation import automatic_lambda, check_settings
+from snrecon.recon.forward_model import ForwardModel, forward_model
+from snrecon.recon.regularisation import Lambda, Weight, check_settings, chosen_weight
 from snrecon.recon.tangents import side_by_side, soft_threshold_tangents
 from snrecon.recon.zero_filled import map_power, matched_filter
 
@@ -27,7 +27,8 @@ class WaveletL1(Reconstructor):
     all maps are, where no data speak.
 
     Args:
-        lamda: Weight; None chooses it by :func:`snrecon.recon.regularisation.automatic_lambda`.
+        lamda: Weight; None chooses it by :func:`snrecon.recon.regularisation.automatic_lambda`,
+            ``"sure"`` by :func:`snrecon.recon.sure_lambda.lambda_by_sure`.
         iterations: Number of steps.
         wavelet: An orthogonal wavelet of PyWavelets, ``"haar"``, ``"db4"``, ``"sym4"``, ...
 
@@ -39,7 +40,7 @@ class WaveletL1(Reconstructor):
     name = "wavelet"
 
     def __init__(
-        self, lamda: float | None = None, iterations: int = 100, wavelet: str = "db4"
+        self, lamda: Lambda | None = None, iterations: int = 100, wavelet: str = "db4"
     ) -> None:
         check_settings(lamda, iterations)
         self.lamda, self.iterations, self.wavelet = lamda, iterations, wavelet
@@ -48,16 +49,26 @@ class WaveletL1(Reconstructor):
         """k-space ``(..., coil, *grid)`` to image ``(..., *grid)``."""
         transform = Wavelet(scan.grid, self.wavelet)
         model = forward_model(scan)
-        lamda = automatic_lambda(model, scan, self.name) if self.lamda is None else self.lamda
+
+        def tried(lamda: float) -> Bound:
+            return self._with(Weight(lamda, "tried"), model, transform)
+
+        chosen = chosen_weight(self.lamda, model, scan, self.name, tried)
+        return self._with(chosen, model, transform)
+
+    def _with(self, weight: Weight, model: ForwardModel, transform: Wavelet) -> Bound:
+        """Bound with a lambda."""
         gram, support = model.encoding.gram, model.support
         step = 1 / max(float(map_power(model.maps).max()), torch.finfo(torch.float32).tiny)
         # A threshold for every coefficient: none for the approximation.
-        weight = torch.full(scan.grid, lamda, dtype=scan.kspace.real.dtype, device=support.device)
-        weight[transform.approximation] = 0
+        penalty = torch.full(
+            transform.domain, weight.value, dtype=model.maps.real.dtype, device=support.device
+        )
+        penalty[transform.approximation] = 0
 
         def solve(rhs: Tensor, tangents: bool) -> Tensor:
             threshold = soft_threshold_tangents if tangents else soft_threshold
-            weights = weight.to(rhs.real.dtype)
+            weights = penalty.to(rhs.real.dtype)
 
             def prox(v: Tensor, step: float) -> Tensor:
                 return transform.H(threshold(transform(v), step * weights))
@@ -70,14 +81,13 @@ class WaveletL1(Reconstructor):
         return Bound(
             lambda y: solve(prepare(y), False),
             self.name,
-            frozen=(("lambda",) if self.lamda is None else ()) + model.frozen,
+            frozen=weight.frozen + model.frozen,
             maps=model.maps,
             units=model.units,
             linearize=side_by_side(prepare, solve),
             at_once=16,
             details={
-                "lambda": lamda,
-                "lambda_source": "given" if self.lamda is not None else "noise level",
+                **weight.details,
                 "iterations": self.iterations,
                 "wavelet": self.wavelet,
                 "maps": model.maps_source,
