@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from snrecon import noise, recon
+    from snrecon import noise, recon, uncertainty
     from snrecon.data import Geometry, NoiseMap, NoiseModel, Scan
     from snrecon.io import load
     from snrecon.noise import noise_map
@@ -33,6 +33,7 @@ __all__ = [
     "noise",
     "noise_map",
     "recon",
+    "uncertainty",
 ]
 
 _HOMES = {
@@ -45,6 +46,7 @@ _HOMES = {
 }
 _PACKAGES = (
     "cli", "data", "io", "networks", "noise", "physics", "recon", "report", "training",
+    "uncertainty",
 )  # fmt: skip
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from snrecon import __version__
-from snrecon.cli import demo, evaluate, info, merge, noise, prepare, recon, train
+from snrecon.cli import demo, evaluate, info, merge, noise, posterior, prepare, recon, sure, train
 from snrecon.cli.options import Parser
 from snrecon.errors import InputError
 
-COMMANDS = (demo, info, recon, noise, merge, evaluate, prepare, train)
+COMMANDS = (demo, info, recon, noise, posterior, sure, merge, evaluate, prepare, train)
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -96,7 +96,7 @@ def _how_to_resume(args: Any) -> str:
         return "interrupted; run the same command again."
     state: Path | None = args.state
     if state is None:
-        return "interrupted; with --state FILE a noise map can be continued where it stopped."
+        return "interrupted; with --state FILE the run can be continued where it stopped."
     if not state.is_file():
         return "interrupted before anything was saved; run the same command again."
     return f"interrupted; the work so far is in {state}: run the same command again to continue."

@@ -42,7 +42,8 @@ def write_nifti(record: Record, base: Path, ending: str, staging: Staging) -> No
     known = record.geometry is not None
     affine = record.geometry.affine(shape, record.layout) if record.geometry else np.eye(4)
     for name, array in record.arrays.items():
-        if name not in _DESCRIPTIONS:
+        description = record.descriptions.get(name, _DESCRIPTIONS.get(name))
+        if description is None:
             continue
         values = np.abs(array) if name in IMAGES else array
         volume = values.astype(np.float32).transpose(tuple(range(values.ndim))[::-1])
@@ -55,7 +56,7 @@ def write_nifti(record: Record, base: Path, ending: str, staging: Staging) -> No
         nibabel.save(image, staging.path(base.with_name(f"{base.name}_{name}{ending}")))
         sidecar: dict[str, Any] = {
             "quantity": name,
-            "description": _DESCRIPTIONS[name],
+            "description": description,
             "unit": record.units[name],
             "axes": "x = readout, y = phase encoding, z = slice or second phase encoding",
             "affine": "RAS, millimetres, from the scan's geometry"

@@ -35,6 +35,8 @@ class Record:
     layout: str = "grid"
     units: dict[str, str] = field(default_factory=dict)
     """Unit of each array."""
+    descriptions: dict[str, str] = field(default_factory=dict)
+    """What arrays are, in words, where they are not those of a noise map."""
 
 
 def from_noise_map(result: NoiseMap) -> Record:

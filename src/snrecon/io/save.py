@@ -42,8 +42,8 @@ def save(result: NoiseMap, path: str | Path) -> None:
         MissingExtraError: for NIfTI without nibabel.
         ValueError: if a map contains NaN or infinite values; nothing is written then.
     """
-    ending = _ending(path)
-    _write(from_noise_map(result), Path(path), ending)
+    ending = ending_of(path)
+    write_record(from_noise_map(result), Path(path), ending)
 
 
 def save_image(
@@ -70,7 +70,7 @@ def save_image(
         MissingExtraError: for NIfTI without nibabel.
         ValueError: if the image contains NaN or infinite values; nothing is written then.
     """
-    ending = _ending(path)
+    ending = ending_of(path)
     attributes: dict[str, Any] = {
         "method": method,
         "units": units,
@@ -85,10 +85,15 @@ def save_image(
         geometry=None if scan is None else scan.geometry,
         layout="grid" if scan is None else scan.layout,
     )
-    _write(record, Path(path), ending)
+    write_record(record, Path(path), ending)
 
 
-def _ending(path: str | Path) -> str:
+def ending_of(path: str | Path) -> str:
+    """The ending of an output's name, which is its format.
+
+    Raises:
+        InputError: if it is none of :data:`ENDINGS`.
+    """
     name = Path(path).name
     for ending in ENDINGS:
         if name.endswith(ending) and len(name) > len(ending):
@@ -96,7 +101,13 @@ def _ending(path: str | Path) -> str:
     raise InputError(f"{path}: the name of an output must end in one of {', '.join(ENDINGS)}.")
 
 
-def _write(record: Record, path: Path, ending: str) -> None:
+def write_record(record: Record, path: Path, ending: str) -> None:
+    """Write a record in the format of its ending, under other names first.
+
+    Raises:
+        InputError: if the folder cannot be written to.
+        MissingExtraError: for NIfTI without nibabel.
+    """
     base = path.with_name(path.name[: -len(ending)])
     with staged() as staging:
         if ending in (".h5", ".hdf5"):

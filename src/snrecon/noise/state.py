@@ -197,7 +197,10 @@ def load_states(path: Path) -> dict[int, State]:
                 arrays = {key: torch.from_numpy(np.asarray(group[key])) for key in group}
                 image = arrays["image"]
                 attributes = dict(group.attrs)
-                kind = KINDS[str(attributes.get("kind", Moments.kind))]
+                kind = KINDS.get(str(attributes.get("kind", Moments.kind)))
+                if kind is None:
+                    raise InputError(f"{path}: this is the state of another command, not of a "
+                                     "noise map.")
                 moments = kind.restored(arrays, attributes)
                 grids = {
                     tuple(part.shape[-image.ndim :])
