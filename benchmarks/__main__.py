@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SIMULATED = ("snr_units", "coverage", "cost", "repeats")
+SIMULATED = ("snr_units", "coverage", "cost", "repeats", "sure", "toy_posterior")
 REAL = ("noise_scan", "agreement", "scores")
 
 

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 import snrecon
-from snrecon.data import Scan
+from snrecon.data import NoiseModel, Scan
+from snrecon.physics.compression import compress
 from snrecon.physics.fourier import grid_axes, ifft
 from snrecon.physics.masks import make_mask
 from snrecon.recon.forward_model import forward_model
@@ -48,12 +49,21 @@ def folder() -> Path:
 
 
 @cache
-def full_scan(name: str) -> Scan:
-    """A fully sampled scan with its noise model: ``pulseq``, ``mripy`` or ``cloudmr``."""
+def full_scan(name: str, coils: int | None = None) -> Scan:
+    """A fully sampled scan with its noise model: ``pulseq``, ``mripy`` or ``cloudmr``; with
+    ``coils`` whitened and compressed to so many, by its central quarter."""
     file, key = FILES[name]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", snrecon.errors.SnreconWarning)  # noise from the background
-        return snrecon.load(folder() / file, key=key)
+        scan = snrecon.load(folder() / file, key=key)
+    if coils is None:
+        return scan
+    white = scan.require_noise().whiten(scan.kspace)
+    middle = tuple(slice(n // 2 - n // 8, n // 2 + n // 8) for n in scan.grid)
+    few, _ = compress(white, coils, white[(slice(None), *middle)])
+    noise = NoiseModel(torch.eye(coils, dtype=few.dtype), source=f"{name}, whitened",
+                       spectrum=scan.require_noise().spectrum)
+    return Scan(kspace=few, mask=scan.mask, noise=noise, source=scan.source)
 
 
 @cache
@@ -89,24 +99,26 @@ class Case:
     """Undersampled, with the maps estimated from its calibration lines, in its own coil basis."""
     head: Tensor
     """Boolean ``(ky, kx)``."""
+    coils: int | None = None
+    """Virtual coils; None: those of the scanner."""
 
     @cached_property
     def reference(self) -> Tensor:
         """Matched filter of the fully sampled scan with the same maps, complex ``(ky, kx)``."""
-        full = full_scan(self.name)
+        full = full_scan(self.name, self.coils)
         return matched_filter(forward_model(replace(full, maps=self.scan.maps)), full.kspace)
 
 
 def case(
     name: str, kind: str = "random", acceleration: float = 4, seed: int = 0,
-    calibration: float = CALIBRATION,
+    calibration: float = CALIBRATION, coils: int | None = None,
 ) -> Case:
     """Undersample a brain and estimate its coil maps from the share ``calibration`` of the lines
-    (2D kinds: a block of twice as many)."""
-    full = full_scan(name)
+    (2D kinds: a block of twice as many); ``coils`` as in :func:`full_scan`."""
+    full = full_scan(name, coils)
     lines = round(calibration * full.grid[-2]) * (2 if kind in PLANAR else 1)
     mask = make_mask(kind, full.grid, acceleration, calibration=lines, seed=seed).tensor
     scan = full.undersample(mask)
     model = forward_model(scan)
     raw = scan.require_noise().unwhiten(model.maps)
-    return Case(name, kind, acceleration, seed, replace(scan, maps=raw), head_mask(name))
+    return Case(name, kind, acceleration, seed, replace(scan, maps=raw), head_mask(name), coils)
