@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from benchmarks.small_problems import irregular_mask, small_scan
+from benchmarks.small_problems import irregular_mask, plane_mask, small_scan
 from scipy import stats
 
 from snrecon.errors import InputError
@@ -19,6 +19,7 @@ from snrecon.noise import (
     rician_sigma,
 )
 from snrecon.physics.thermal import NoiseColouring
+from snrecon.recon.convdecoder import ConvDecoder
 from snrecon.recon.sense import Sense
 from snrecon.recon.zero_filled import ZeroFilled
 
@@ -94,3 +95,9 @@ def test_repetitions_confirm_the_map_and_catch_a_wrong_one(generator: torch.Gene
     assert wrong.ratio < 0.8
     with pytest.raises(InputError, match="no repetitions"):
         repetition_check(recon, scan, result)
+
+
+def test_linearity_of_what_has_no_derivative() -> None:
+    recon = ConvDecoder(layers=2, channels=4, iterations=20)
+    with pytest.raises(InputError, match="no first order to check.*replicas"):
+        linearity_check(recon, small_scan(plane_mask()))

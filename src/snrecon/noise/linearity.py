@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from snrecon.data import Scan
+from snrecon.errors import InputError
 from snrecon.noise.problem import Problem, Reconstruction, probe_generator
 from snrecon.noise.replicas import evaluate
+from snrecon.physics.jacobian import NotDifferentiableError
 
 STREAM = 4
 
@@ -64,6 +66,9 @@ def linearity_check(
     Returns:
         Residual per voxel and overall. ``ratio`` predicts how much larger the SD of pseudo-replicas
         is than the first-order sigma; sharing the draws makes it far less noisy than two maps.
+
+    Raises:
+        InputError: if the reconstruction cannot be differentiated.
     """
     problem = Problem.of(recon, scan)
     kspace, image = scan.kspace, problem.image
@@ -76,7 +81,7 @@ def linearity_check(
             generator = probe_generator(seed, k, STREAM)
             noise = noise_scale * problem.colouring.sample(generator, kspace.dtype)
             plus, minus = evaluate(problem, torch.stack([kspace + noise, kspace - noise]))
-            first.append(problem.linearization.jvp(noise[None])[0])
+            first.append(_product(problem, noise))
             odd.append((plus - minus) / 2)
             even.append((plus + minus) / 2 - image)
     jn, o, e = torch.stack(first), torch.stack(odd), torch.stack(even)
@@ -103,6 +108,16 @@ def linearity_check(
         ratio_error=error,
         draws=draws,
     )
+
+
+def _product(problem: Problem, noise: Tensor) -> Tensor:
+    try:
+        return problem.linearization.jvp(noise[None])[0]
+    except NotDifferentiableError as error:
+        raise InputError(
+            f"{problem.scan.source}: without derivatives there is no first order to check "
+            f"({error}); replicas do without it."
+        ) from error
 
 
 def _mean_square(values: Tensor, inside: Tensor) -> Tensor:

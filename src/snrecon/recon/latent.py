@@ -166,12 +166,15 @@ class Latent(Reconstructor):
                 return made(matched_filter(model, y))
             return _descended(*descent, latent, model.whiten(y))
 
-        def function(y: Tensor) -> Tensor:
-            image = generated(y)
+        def refined(image: Tensor, b: Tensor) -> Tensor:
             if mu is None:
                 return image
-            right = matched_filter(model, y) + mu * image
-            return linear_solve(gram, right, mu, tolerance=TOLERANCE[y.dtype])
+            # Solved for what is missing, which is smaller than the image, and so is the error.
+            missing = b - gram(image)
+            return image + linear_solve(gram, missing, mu, tolerance=TOLERANCE[b.dtype])
+
+        def function(y: Tensor) -> Tensor:
+            return refined(generated(y), matched_filter(model, y))
 
         def linearize(y: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
             if self.stop == "held_out":  # too many steps to be traced
@@ -181,9 +184,7 @@ class Latent(Reconstructor):
             def product(tangents: Tensor) -> Tensor:
                 right = matched_filter(model, tangents)
                 change = known.response(right.to(torch.complex128)).to(right.dtype)
-                if mu is None:
-                    return change
-                return linear_solve(gram, right + mu * change, mu, tolerance=TOLERANCE[y.dtype])
+                return refined(change, right)
 
             return function(y), product
 
