@@ -84,10 +84,13 @@ def test_the_configuration_in_the_documentation_is_one(tmp_path: Path) -> None:
     from snrecon.training.config_file import load_config
 
     text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
-    whole, part = re.findall(r"```toml\n(.*?)```", text, flags=re.DOTALL)
+    whole, prior, part = re.findall(r"```toml\n(.*?)```", text, flags=re.DOTALL)
     path = tmp_path / "training.toml"
     path.write_text(whole, encoding="utf-8")
     assert load_config(path).scheme == "ssdu"
+    path.write_text('scheme = "score_matching"\n' + prior + '[data]\nimages = ["a.npz:x"]\n'
+                    "validation = []\n", encoding="utf-8")
+    assert load_config(path).prior.sigma == [0.01, 50.0]
     path.write_text(part + '[data]\nimages = ["data/"]\nvalidation = []\n', encoding="utf-8")
     assert load_config(path).scheme == "noise_predictor"
 

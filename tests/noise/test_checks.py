@@ -99,5 +99,5 @@ def test_repetitions_confirm_the_map_and_catch_a_wrong_one(generator: torch.Gene
 
 def test_linearity_of_what_has_no_derivative() -> None:
     recon = ConvDecoder(layers=2, channels=4, iterations=20)
-    with pytest.raises(InputError, match="no first order to check.*replicas"):
+    with pytest.raises(InputError, match=r"no first order to check.*replicas"):
         linearity_check(recon, small_scan(plane_mask()))

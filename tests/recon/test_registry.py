@@ -47,6 +47,7 @@ def test_the_name_is_the_method(name) -> None:
         ("bogus", {}, "methods are zero_filled"),
         ("zero_filled", {"lamda": 0.1}, "no lambda"),
         ("grappa", {"lamda": 0.1}, "no lambda"),
+        ("latent", {"lamda": "sure"}, "'sure' is for sense, tv, wavelet"),
         ("sense:cg", {}, "no variants"),
         ("zero_filled:", {}, "no variant"),
         ("partial_fourier:half", {}, "homodyne"),

@@ -23,7 +23,7 @@ from snrecon.recon.latent_optimum import Fitter
 from snrecon.recon.latent_search import LatentSearch, hold_out
 from snrecon.recon.own_network import fitted
 from snrecon.recon.planes import bind_planes
-from snrecon.recon.regularisation import _outer_signal
+from snrecon.recon.regularisation import outer_signal
 from snrecon.recon.zero_filled import map_power, matched_filter
 
 Stop = Literal["optimum", "held_out"]
@@ -219,7 +219,7 @@ class Latent(Reconstructor):
         if not isinstance(self.refine, bool):
             return float(self.refine)
         # What is missing in k-space lies outside its centre, and so does what its error is told by.
-        missed = _outer_signal(white - model.encoding(image), model.mask)
+        missed = outer_signal(white - model.encoding(image), model.mask)
         power = float(map_power(model.maps).double().mean()) / len(white)
         return power / max(missed, SMALLEST)
 

@@ -26,7 +26,8 @@ _METHODS: dict[str, tuple[str, str, str | None]] = {
     "latent": ("latent", "Latent", "weights"),
     "convdecoder": ("convdecoder", "ConvDecoder", None),
 }
-_WITH_LAMBDA = ("sense", "tv", "wavelet")
+_WITH_LAMBDA = ("sense", "tv", "wavelet", "latent")
+_WITH_SURE = ("sense", "tv", "wavelet")
 
 
 def available() -> tuple[str, ...]:
@@ -68,6 +69,10 @@ def load(
         if base not in _WITH_LAMBDA:
             raise InputError(
                 f"{base} has no lambda; the methods that have one are {', '.join(_WITH_LAMBDA)}."
+            )
+        if lamda == "sure" and base not in _WITH_SURE:
+            raise InputError(
+                f"{base} takes a number for lambda; 'sure' is for {', '.join(_WITH_SURE)}."
             )
         options["lamda"] = lamda
     method = getattr(import_module(f"snrecon.recon.{module}"), class_name)

@@ -105,12 +105,12 @@ def automatic_lambda(model: ForwardModel, scan: Scan, method: str) -> float:
         return 0.0
     power = float(map_power(model.maps)[model.support].double().mean())
     fraction = float(model.mask.double().mean())
-    signal = _outer_signal(model.whiten(scan.kspace), model.mask)
+    signal = outer_signal(model.whiten(scan.kspace), model.mask)
     noise, aliasing = fraction**0.5, ((1 - fraction) * signal) ** 0.5
     return power**0.5 * (NOISE_FACTOR[method] * noise + ALIASING_FACTOR[method] * aliasing)
 
 
-def _outer_signal(white: Tensor, mask: Tensor) -> float:
+def outer_signal(white: Tensor, mask: Tensor) -> float:
     """Mean signal power per coil and sample, noise subtracted, outside the centre of k-space."""
     centre = torch.ones_like(mask)
     for axis in varying_axes(mask):
