@@ -286,7 +286,7 @@ def test_published_files_are_used_as_published(tmp_path):
     recon = load(f"unet:{path}", crop=(12, 12))
     wanted = UNet(nets.unet(1), published=True, crop=(12, 12))(scan)
     torch.testing.assert_close(recon(scan), wanted)
-    with pytest.raises(InputError, match="only for unet and e2e_varnet"):
+    with pytest.raises(InputError, match="only for unet, e2e_varnet and"):
         load(f"modl:{path}")
 
 

@@ -14,6 +14,7 @@ from snrecon.networks.store import NETWORKS, load_weights
 from snrecon.training.apply import apply, build, target_of
 from snrecon.training.batch import Batch
 from snrecon.training.config import (
+    PRIORS,
     SCHEMES,
     Config,
     DataConfig,
@@ -21,8 +22,8 @@ from snrecon.training.config import (
     OutputConfig,
     SimulationConfig,
     TrainerConfig,
-    check,
 )
+from snrecon.training.config_check import check
 from snrecon.training.schemes import scheme_of
 from snrecon.training.scores import nmse
 from snrecon.training.simulate import Simulator
@@ -53,11 +54,12 @@ def slices() -> Batch:
 
 
 def test_every_network_of_the_package_is_here():
-    assert {kind.split()[0] for kind in SMALL} == set(NETWORKS) - {"noise_predictor"}
+    others = {"noise_predictor", *PRIORS.values()}
+    assert {kind.split()[0] for kind in SMALL} == set(NETWORKS) - others
 
 
-CASES = [(kind, scheme) for kind in SMALL for scheme in SCHEMES if scheme != "noise_predictor"
-         and (kind, scheme) != ("unet magnitude", "ssdu")]
+CASES = [(kind, scheme) for kind in SMALL for scheme in SCHEMES
+         if scheme not in ("noise_predictor", *PRIORS) and (kind, scheme) != ("unet magnitude", "ssdu")]
 
 
 @pytest.mark.parametrize(
