@@ -59,7 +59,8 @@ def test_every_network_of_the_package_is_here():
 
 
 CASES = [(kind, scheme) for kind in SMALL for scheme in SCHEMES
-         if scheme not in ("noise_predictor", *PRIORS) and (kind, scheme) != ("unet magnitude", "ssdu")]
+         if scheme not in ("noise_predictor", *PRIORS)
+         and (kind, scheme) != ("unet magnitude", "ssdu")]
 
 
 @pytest.mark.parametrize(
