@@ -79,7 +79,7 @@ def _rounded(value: Any) -> Any:
 
 def main() -> None:
     """Gather the cells of the benchmarks that have some."""
-    for name in ("scores", "noise_paper", "estimators"):
+    for name in ("scores", "noise_paper", "estimators", "generative"):
         if any((BUILD / name).glob("*.json")):
             print(f"{name}: {gather(BUILD / name)} cells")
 
