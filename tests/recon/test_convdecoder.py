@@ -294,12 +294,16 @@ def test_by_name_with_the_published_settings() -> None:
         ({"activation": "tanh"}, "'relu' or 'silu'"),
         ({"implicit": True}, "needs activation='silu'"),
         ({"implicit": True, "activation": "silu", "warm_start": False}, "warm_start"),
-        ({"widht": 3}, "widht"),
     ],
 )
 def test_options_that_make_no_sense(options: dict, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
-        load("convdecoder", **options)
+        ConvDecoder(**options)
+
+
+def test_an_unknown_option_is_named() -> None:
+    with pytest.raises(InputError, match="widht"):
+        load("convdecoder", widht=3)
 
 
 def test_a_3d_grid_is_refused() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from benchmarks.small_problems import plane_mask, small_scan
 from torch import Tensor
 
 from known_object import GRID, Conjugating, clean, noisy, random, real_matrix, scan_of, truth
@@ -19,7 +20,7 @@ from snrecon.physics.density import sampling_density
 from snrecon.physics.fourier import fft, ifft
 from snrecon.physics.jacobian import NotDifferentiableError
 from snrecon.physics.thermal import NoiseColouring
-from snrecon.recon import Sense, ZeroFilled
+from snrecon.recon import ConvDecoder, Sense, ZeroFilled
 from snrecon.recon.forward_model import forward_model
 from snrecon.recon.risk import PredictionRisk, ProjectedRisk, Risk
 from snrecon.uncertainty.published_sure import compensated
@@ -314,3 +315,12 @@ def test_reads_and_saves(tmp_path: Path) -> None:
     assert kept["regions"]["all"]["nmse"] == found.regions["all"].nmse
     double = sure(Sense(0.2), scan)
     assert found.risk == pytest.approx(double.risk, rel=1e-3)
+
+
+def test_what_has_no_derivative_is_refused_before_it_is_computed() -> None:
+    def tell(*_: object) -> None:
+        pytest.fail("it was fitted")
+
+    with pytest.raises(InputError, match="convdecoder cannot be estimated"):
+        sure(ConvDecoder(layers=2, channels=4, iterations=20, progress=tell),
+             small_scan(plane_mask()))

@@ -137,7 +137,9 @@ def load_command(args: argparse.Namespace) -> Reconstructor:
 def setting(text: str) -> tuple[str, bool | float | str]:
     """``key=value``: a whole number, a number, true or false, or text."""
     key, sign, value = text.partition("=")
-    if not sign or not key.isidentifier() or not value or key == "lamda":
+    if key in ("lamda", "lambda"):
+        raise argparse.ArgumentTypeError("lambda has an option of its own, --lambda")
+    if not sign or not key.isidentifier() or not value:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE")
     if value.lower() in ("true", "false"):
         return key, value.lower() == "true"

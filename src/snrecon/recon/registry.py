@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from snrecon.errors import InputError
 from snrecon.recon.base import Reconstructor
+from snrecon.recon.option_types import check_types
 
 # name: (module, class, what the part after a colon sets)
 _METHODS: dict[str, tuple[str, str, str | None]] = {
@@ -49,7 +50,8 @@ def load(
         options: Further settings of the method's class.
 
     Raises:
-        InputError: for an unknown name, variant or option, or a lambda the method does not have.
+        InputError: for an unknown name, variant or option, an option of a wrong type, or a lambda
+            the method does not have.
     """
     base, colon, variant = name.partition(":")
     if base not in _METHODS:
@@ -76,6 +78,7 @@ def load(
             )
         options["lamda"] = lamda
     method = getattr(import_module(f"snrecon.recon.{module}"), class_name)
+    check_types(base, method, options)
     try:
         built = method(**options)
     except TypeError as error:

@@ -88,7 +88,7 @@ def sure(
     Raises:
         InputError: if the scan is a stack or its noise is unknown, the image is not one that coil
             maps turn into k-space, or an option or region does not fit.
-        NotDifferentiableError: if f has no Jacobian products.
+        NotDifferentiableError: if the Jacobian products of f fail, or are wrong.
 
     Source: C. Stein, Ann. Stat. 9 (1981) 1135; Y. C. Eldar, IEEE Trans. Signal Process. 57 (2009)
     471; for reconstructions V. Edupuganti et al., arXiv:1901.11228 (2019).
@@ -99,6 +99,11 @@ def sure(
         raise InputError(f"the cutoff must lie between 0 and 1, not {cutoff:g}.")
     plan = Plan(probes, tolerance, max_probes)
     problem = Problem.of(recon, scan)
+    if not problem.bound.differentiable:  # said before anything long is computed
+        raise InputError(
+            f"{scan.source}: the risk of {problem.bound.method} cannot be estimated: that needs "
+            "its derivative, which it does not have."
+        )
     model = _model(problem, maps)
     if risk == "prediction" and regions:
         raise InputError(
