@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from snrecon.errors import InputError
 from snrecon.networks.autoencoder import Autoencoder
-from snrecon.training.config import Config
-from snrecon.training.prior import PriorLoop
+from snrecon.training.config import Config, TrainerConfig
+from snrecon.training.loop import Item, Source, step_generator
+from snrecon.training.prior import Images, PriorLoop
 
 SMALLEST = 1e-5
 """Mean squared error over mean square of an image below which a better fit earns nothing."""
@@ -57,11 +59,14 @@ class Autoencoding(PriorLoop):
             raise InputError(
                 f"simulation.grids must be [[{size}, {size}]]: network.size is {size}.")
 
-    def loss(self, generator: torch.Generator) -> Tensor:
-        images = self.images.draw(self.config.trainer.batch, generator).clamp_min(0)
+    def source(self) -> Source:
+        return partial(_magnitudes, self.images, self.config.trainer)
+
+    def loss(self, item: Item) -> Tensor:
+        images, seed = item
         assert isinstance(self.network, Autoencoder)
         with self.precision():
-            return autoencoder_loss(self.network, images.to(self.device), generator,
+            return autoencoder_loss(self.network, images, torch.Generator().manual_seed(int(seed)),
                                     self.config.prior.divergence).mean()
 
     def scores(self) -> dict[str, float]:
@@ -75,3 +80,10 @@ class Autoencoding(PriorLoop):
                                       self.config.prior.divergence)
         return {"val_loss": float(losses.mean()),
                 "val_error": float((found - images).norm() / images.norm())}
+
+
+def _magnitudes(images: Images, trainer: TrainerConfig, step: int) -> Item:
+    """Images, and the seed of the draws of their codes."""
+    generator = step_generator(trainer.seed, step)
+    drawn = images.draw(trainer.batch, generator).clamp_min(0)
+    return drawn, torch.randint(2**62, (), generator=generator)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from snrecon.errors import InputError
 from snrecon.networks.store import save_weights
@@ -22,6 +23,29 @@ from snrecon.training.config import Config
 from snrecon.training.optimise import follow, set_rate
 
 Progress = Callable[[int, int | None, str], None]
+Item = tuple[Tensor, ...]
+"""What one step learns from, on the CPU."""
+Source = Callable[[int], Item]
+"""Number of a step to its item, which depends on the number and a seed only."""
+ENDLESS = 10**9
+"""More steps than any run has."""
+AHEAD = 4
+"""Items that every worker has ready."""
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """A generator for every step: a run that is resumed draws what the whole one would."""
+    return torch.Generator().manual_seed(seed * 2_000_003 + step)
+
+
+class Steps(Dataset[Item]):
+    """A source as worker processes know it."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __getitem__(self, step: int) -> Item:
+        return self.source(step)
 
 
 class Loop(ABC):
@@ -53,8 +77,12 @@ class Loop(ABC):
         self.began = time.monotonic()
 
     @abstractmethod
-    def loss(self, generator: torch.Generator) -> Tensor:
-        """Loss of one batch; all that it draws comes from the generator."""
+    def source(self) -> Source:
+        """Where items come from; it is sent to the worker processes."""
+
+    @abstractmethod
+    def loss(self, item: Item) -> Tensor:
+        """Loss of one batch, whose tensors are where the network is."""
 
     @abstractmethod
     def scores(self) -> dict[str, float]:
@@ -86,13 +114,19 @@ class Loop(ABC):
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
             yield
 
-    def advance(self) -> None:
+    def items(self) -> Iterator[Item]:
+        """From the next step on, without end, drawn ahead by ``trainer.workers`` processes."""
+        workers = self.config.trainer.workers
+        loader = DataLoader(Steps(self.source()), batch_size=None, num_workers=workers,
+                            sampler=range(self.step, ENDLESS),
+                            prefetch_factor=AHEAD if workers else None)
+        return iter(loader)
+
+    def advance(self, item: Item) -> None:
         """One step."""
         trainer = self.config.trainer
-        # A generator for every step: a run that is resumed draws what the whole one would.
-        generator = torch.Generator().manual_seed(trainer.seed * 2_000_003 + self.step)
         set_rate(self.optimizer, trainer, self.step, self.share)
-        loss = self.loss(generator)
+        loss = self.loss(tuple(part.to(self.device) for part in item))
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), trainer.clip)
@@ -158,11 +192,15 @@ class Loop(ABC):
         else:
             for of_another_run in (folder / "log.csv", checkpoint):
                 of_another_run.unlink(missing_ok=True)
-        while self.share < 1:
-            self.advance()
+        if self.share >= 1:
+            return folder / f"{name}.safetensors"
+        for item in self.items():
+            self.advance(item)
             tell(self.share, f"step {self.step}, loss {self.recent[-1]:.3f}")
             if self.step % self.config.trainer.interval == 0:
                 self.record(folder, name)
+            if self.share >= 1:
+                break
         if self.recent:
             self.record(folder, name)
         return folder / f"{name}.safetensors"

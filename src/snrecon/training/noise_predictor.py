@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from snrecon.training.config import Config
-from snrecon.training.loop import Loop, Progress
+from snrecon.training.config import Config, TrainerConfig
+from snrecon.training.loop import Item, Loop, Progress, Source, step_generator
 from snrecon.training.measured import Measured
 from snrecon.training.noise_labels import Label, fingerprint, labels, reconstruction
 from snrecon.training.stream import find_data, training_source, validation_simulator
@@ -69,21 +70,11 @@ class Run(Loop):
     def facts(self) -> dict[str, str]:
         return self.labels
 
-    def batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Labels of one shape, reflected at random."""
-        shapes = list(self.groups)
-        sizes = torch.tensor([float(len(self.groups[shape])) for shape in shapes])
-        group = self.groups[shapes[int(torch.multinomial(sizes, 1, generator=generator))]]
-        chosen = torch.randint(len(group), (self.config.trainer.batch,), generator=generator)
-        items = [group[int(k)] for k in chosen]
-        parts = [torch.stack([getattr(one, name) for one in items])
-                 for name in ("channels", "target", "weight")]
-        axes = [axis for axis in (-2, -1) if torch.rand((), generator=generator) < 0.5]
-        channels, target, weight = (part.flip(axes).to(self.device) for part in parts)
-        return channels, target, weight
+    def source(self) -> Source:
+        return partial(_reflected, self.groups, self.config.trainer)
 
-    def loss(self, generator: torch.Generator) -> Tensor:
-        channels, target, weight = self.batch(generator)
+    def loss(self, item: Item) -> Tensor:
+        channels, target, weight = item
         with self.precision():
             eta = self.network(channels)
         return gamma_loss(eta, target, weight).mean()
@@ -100,6 +91,22 @@ class Run(Loop):
         known = [e for e in errors if not math.isnan(e)]
         return {"val_loss": sum(losses) / len(losses),
                 "val_sigma_error": sum(known) / len(known) if known else math.nan}
+
+
+def _reflected(
+    groups: dict[tuple[int, ...], list[Label]], trainer: TrainerConfig, step: int
+) -> Item:
+    """Channels, targets and weights of labels of one shape, reflected at random."""
+    generator = step_generator(trainer.seed, step)
+    shapes = list(groups)
+    sizes = torch.tensor([float(len(groups[shape])) for shape in shapes])
+    group = groups[shapes[int(torch.multinomial(sizes, 1, generator=generator))]]
+    chosen = torch.randint(len(group), (trainer.batch,), generator=generator)
+    items = [group[int(k)] for k in chosen]
+    parts = [torch.stack([getattr(one, name) for one in items])
+             for name in ("channels", "target", "weight")]
+    axes = [axis for axis in (-2, -1) if torch.rand((), generator=generator) < 0.5]
+    return tuple(part.flip(axes) for part in parts)
 
 
 def train_predictor(

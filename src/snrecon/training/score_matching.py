@@ -10,6 +10,7 @@ weighted with ``2 (sigma^2 + SD^2) / SD^2``, which asks the same of its layers a
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,8 +19,9 @@ from torch import Tensor
 
 from snrecon.networks.ncsnpp import DATA_SD, NCSNpp
 from snrecon.networks.score import Score, sigma_range
-from snrecon.training.config import Config, PriorConfig
-from snrecon.training.prior import PriorLoop
+from snrecon.training.config import Config, PriorConfig, TrainerConfig
+from snrecon.training.loop import Item, Source, step_generator
+from snrecon.training.prior import Images, PriorLoop
 
 LEVELS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 4.0)
 """Noise levels of the validation errors."""
@@ -36,11 +38,11 @@ class ScoreMatching(PriorLoop):
             network.get_buffer("range").copy_(torch.tensor(config.prior.sigma))
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def loss(self, generator: torch.Generator) -> Tensor:
-        images = self.images.draw(self.config.trainer.batch, generator)
-        sigma = draw_levels(self.config.prior, images.shape[0], generator)
-        noise = torch.randn(images.shape, generator=generator)
-        images, sigma, noise = (part.to(self.device) for part in (images, sigma, noise))
+    def source(self) -> Source:
+        return partial(_noisy, self.images, self.config.prior, self.config.trainer)
+
+    def loss(self, item: Item) -> Tensor:
+        images, sigma, noise = item
         assert isinstance(self.network, NCSNpp)
         with self.precision():
             return score_loss(self.network, images, sigma, noise).mean()
@@ -64,9 +66,17 @@ class ScoreMatching(PriorLoop):
         picture = drawn.clamp(0, 1).permute(1, 0, 2).reshape(rows, -1)
         from matplotlib.image import imsave
 
-        partial = folder / "samples.partial.png"
-        imsave(partial, picture.cpu().numpy(), cmap="gray", vmin=0, vmax=1)
-        partial.replace(folder / "samples.png")
+        unfinished = folder / "samples.partial.png"
+        imsave(unfinished, picture.cpu().numpy(), cmap="gray", vmin=0, vmax=1)
+        unfinished.replace(folder / "samples.png")
+
+
+def _noisy(images: Images, prior: PriorConfig, trainer: TrainerConfig, step: int) -> Item:
+    """Images, their noise levels and noise of SD 1."""
+    generator = step_generator(trainer.seed, step)
+    drawn = images.draw(trainer.batch, generator)
+    sigma = draw_levels(prior, drawn.shape[0], generator)
+    return drawn, sigma, torch.randn(drawn.shape, generator=generator)
 
 
 def draw_levels(prior: PriorConfig, count: int, generator: torch.Generator) -> Tensor:
