@@ -6,6 +6,7 @@ magnitude image, whose noise has one component: one VJP a comb, or a voxel. Comp
 voxels of the head: root mean square of the difference of sigma over its root mean square.
 
     python -m benchmarks.compressed_rows [--size 320] [--voxels 500] [--leakage 1e-3] [--quick]
+                                         [--device cuda]
 
 Rows are kept under ``build/benchmarks/compressed_rows`` and gone on with; an hour on one core.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.device import add_options, chosen_device, label, vjp_passes
 from benchmarks.noise_paper import drawn_voxels
 from benchmarks.real_scans import ROOT
 from benchmarks.table import publish, table
@@ -69,23 +71,26 @@ def main() -> None:
     parser.add_argument("--voxels", type=int, default=500)
     parser.add_argument("--leakage", type=float, default=1e-3)
     parser.add_argument("--quick", action="store_true", help="32x32, nothing kept")
+    add_options(parser)
     args = parser.parse_args()
+    where = chosen_device(args.device)
     size, count = (32, 50) if args.quick else (args.size, args.voxels)
     scan, head = slice_of(size)
-    problem = magnitude(scan)
+    problem = magnitude(scan.to(where))
     chosen = drawn_voxels(head, count)
+    own = None if where.type == "cpu" else vjp_passes(problem)
     found = {}
     for name, voxels, compress in (("alone", chosen, None), ("compressed", head, args.leakage)):
         path = CACHE / f"{size}-{name}.h5"
         if args.quick:
             path.unlink(missing_ok=True)
         found[name] = rows(problem, voxels, compress, path)
-    alone, shared = (found[name].sigma[chosen] for name in ("alone", "compressed"))
+    alone, shared = (found[name].sigma.cpu()[chosen] for name in ("alone", "compressed"))
     difference = float((shared - alone).square().mean().sqrt() / alone.square().mean().sqrt())
     lines = []
     for name, what in found.items():
         voxels = int(what.details["voxels"])
-        cost = float(what.details["forward_passes_per_vjp"])
+        cost = own or float(what.details["forward_passes_per_vjp"])
         vjps = int(what.details["vjps"])
         lines.append((name, voxels, vjps, f"{cost:.2f}", f"{vjps * cost:.0f}",
                       f"{voxels / vjps:.1f}"))
@@ -98,7 +103,8 @@ def main() -> None:
         f"**{100 * difference:.3f} % RMS** (the map itself expects {expected:.3f} %).\n\n"
         + table(["rows", "voxels", "VJPs", "forward passes a VJP", "forward passes",
                  "voxels a VJP"], lines))
-    publish("compressed_rows", "Exact maps by compressed rows", body, keep=not args.quick)
+    publish("compressed_rows", "Exact maps by compressed rows", body, keep=not args.quick,
+            device=label(where))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.device import timed_table
 from benchmarks.estimators import COUNTS, WAYS, Cell, Setting
 from benchmarks.real_scans import ROOT
 from benchmarks.table import insert, publish, table
@@ -48,6 +49,7 @@ def cost(cell: Cell, way: str, passes: float) -> float:
 def passes_table(found: Mapping[Setting, Cell]) -> str:
     """Passes and forward-pass seconds to 10 and 5 %."""
     rows: list[list[Any]] = []
+    devices = [cell.device for cell in found.values() for _ in WAYS]
     for setting, cell in found.items():
         for way in WAYS:
             row: list[Any] = [setting.scan, setting.network, setting.kind, way]
@@ -60,9 +62,9 @@ def passes_table(found: Mapping[Setting, Cell]) -> str:
                 row.append("-" if passes is None
                            else f"{cost(cell, way, passes) / cell.seconds['forward']:.0f}")
             rows.append(row)
-    return table(
+    return timed_table(
         ["scan", "network", "mask", "way", "sigma: 10 %", "5 %", "sigma_complex: 10 %", "5 %",
-         "forward passes' time to 10 % of sigma", "to 5 %"], rows)
+         "forward passes' time to 10 % of sigma", "to 5 %"], rows, devices)
 
 
 def certificate_table(found: Mapping[Setting, Cell]) -> str:
@@ -100,9 +102,10 @@ def seconds_table(found: Mapping[Setting, Cell]) -> str:
             f"{s['certificate'] / s['forward']:.1f}", f"{cell.bytes / 1e6:.0f}",
             f"{r['vjps'] * r['forward_passes_per_vjp']:.0f}",
             f"{100 * r['compression_error']:.2f}" if "compression_error" in r else "rows alone"))
-    return table(
+    return timed_table(
         ["scan", "network", "mask", "forward, ms", "probe", "low-precision probe", "replica",
-         "surrogate", "certificate", "MB a probe", "exact rows, passes", "their error, %"], rows)
+         "surrogate", "certificate", "MB a probe", "exact rows, passes", "their error, %"], rows,
+        [cell.device for cell in found.values()])
 
 
 def picture(found: Mapping[Setting, Cell]) -> None:

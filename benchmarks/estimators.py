@@ -23,16 +23,18 @@ error are read off a straight line between the two nearest points, both logarith
 those of a probe of each kind, measured alternately in this run, times the passes, with the
 surrogate's set-up and the certificate at every stop added for ``certified``.
 
-    python -m benchmarks.estimators [--quick] [--networks ...] [--part I/N] [--finished]
+    python -m benchmarks.estimators [--quick] [--networks ...] [--scans pulseq] [--part I/N]
+                                    [--device cuda] [--limit-minutes 10] [--finished]
 
-Cells are kept under ``build/benchmarks/estimators`` (:mod:`benchmarks.cells`).
+Cells are kept under ``build/benchmarks/estimators`` (:mod:`benchmarks.cells`), and say on which
+device they were measured. A GPU is given larger batches, of forward passes too: one at a time would
+leave it idle. ``--limit-minutes`` begins no cell after so many minutes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 
@@ -40,6 +42,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import cells
+from benchmarks.device import CPU, Limit, add_options, chosen_device, clock, label, vjp_passes
 from benchmarks.noise_paper import drawn_voxels
 from benchmarks.real_scans import ROOT, case
 from benchmarks.scores import weights_checksum
@@ -69,7 +72,8 @@ COUNTS = (6, 8, 12, 16, 24, 32, 40, 56, 72, 96, 120, 152, 192)
 PROBES = 384
 BLOCKS = 8
 """Most blocks of probes that a number is tried on."""
-BATCH = 4
+BATCH = {"cpu": 4, "cuda": 32}
+"""Probes at once."""
 VOXELS = 400
 LEAKAGE = 1e-3
 WAYS = ("plain", "replicas", "control variate", "shrinkage", "low precision", "certified",
@@ -106,8 +110,8 @@ class Cell:
     errors: dict[str, dict[str, list[float]]]
     """Way, ``sigma`` or ``complex``: RMS relative error for each of :data:`COUNTS`."""
     seconds: dict[str, float]
-    """A full and a low probe, a replica, a forward pass, the surrogate's answer and set-up, one
-    certificate."""
+    """A full and a low probe, a replica, a forward pass (on a GPU one of a batch), the surrogate's
+    answer and set-up, one certificate."""
     bounds: list[list[float]]
     """True error and bound of every certified map."""
     coverage: list[float]
@@ -117,6 +121,7 @@ class Cell:
     rows: dict[str, float] = field(default_factory=dict)
     """Exact rows: VJPs, seconds, forward passes per VJP, RMS difference to rows alone, spacing."""
     bytes: int = 0
+    device: str = CPU
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,21 +160,28 @@ def draw(problem: Problem, surrogate: LineSurrogate | None, probes: int) -> tupl
     kspace, frame = problem.scan.kspace, problem.direction.conj()
     kinds: dict[str, list[Tensor]] = {"full": [], "low": [], "replica": [], "surrogate": []}
     spent = dict.fromkeys((*kinds, "forward"), 0.0)
+    where, batch = kspace.device, BATCH[kspace.device.type]
+    many = kspace if where.type == "cpu" else kspace.expand(batch, *kspace.shape)
 
     def timed(name: str, run: Callable[[], Tensor]) -> Tensor:
-        begun = time.perf_counter()
+        begun = clock(where)
         result = run()
-        spent[name] += time.perf_counter() - begun
+        spent[name] += clock(where) - begun
         return result
 
     def low(noise: Tensor) -> Tensor:
         with low_precision():
             return problem.linearization.jvp(noise)
 
-    problem.linearization.jvp(problem.colouring(random_phase(problem, 99, range(BATCH))))
+    first = problem.colouring(random_phase(problem, 99, range(batch)))
+    problem.linearization.jvp(first)
     with torch.no_grad():
-        for start in range(0, probes, BATCH):
-            indices = range(start, min(start + BATCH, probes))
+        if where.type != "cpu":  # loads its kernels at their first use
+            for once in (low, surrogate, lambda n: evaluate(problem, kspace + n)):
+                if once is not None:
+                    once(first)
+        for start in range(0, probes, batch):
+            indices = range(start, min(start + batch, probes))
             noise = problem.colouring(random_phase(problem, 1, indices))
             kinds["full"].append(
                 timed("full", lambda n=noise: problem.linearization.jvp(n)))  # type: ignore[misc]
@@ -180,14 +192,15 @@ def draw(problem: Problem, surrogate: LineSurrogate | None, probes: int) -> tupl
             louder = kspace + SCALE * noise
             images = timed("replica", lambda y=louder: evaluate(problem, y))  # type: ignore[misc]
             kinds["replica"].append((images - problem.image) / SCALE)
-            if start < 8 * BATCH:
-                timed("forward", lambda: problem.bound.function(kspace))
+            if start < 8 * batch:
+                timed("forward", lambda: problem.bound.function(many))
     full, lower, noisy = (
         torch.cat(kinds[k]) * frame for k in ("full", "low", "replica"))
     answer = torch.cat(kinds["surrogate"]) * frame if surrogate is not None else None
     power = None if surrogate is None else surrogate.variance / 2
     times = {name: total / probes for name, total in spent.items()}
-    times["forward"] = spent["forward"] / min(8, -(-probes // BATCH))
+    count = min(8, -(-probes // batch))
+    times["forward"] = spent["forward"] / (count * (1 if many is kspace else batch))
     return Samples(full, lower, noisy, answer, power, None), times
 
 
@@ -233,22 +246,25 @@ def relative(covariance: Tensor, truth: Tensor, voxels: Tensor) -> dict[str, flo
     return errors
 
 
-def measure(setting: Setting, probes: int = PROBES, keep: bool = True) -> Cell:
+def measure(
+    setting: Setting, probes: int = PROBES, keep: bool = True, where: torch.device | str = CPU
+) -> Cell:
     """One cell, run unless it was."""
     recon, weights = reconstruction(setting.network)
     found = cells.read(CACHE, setting.name) if keep else None
     if found is not None and found["weights"] == weights:
         return Cell(**found)
-    chosen = case(setting.scan, setting.kind, setting.rate)
+    chosen = case(setting.scan, setting.kind, setting.rate).to(where)
     problem = Problem.of(recon, chosen.scan)
     image = problem.image
     true, voxels, rows = rows_of(problem, chosen.head, setting, keep)
     assert true.covariance is not None
     truth = true.covariance.double()
     voxels = voxels & (truth[0] > 0)
-    begun = time.perf_counter()
-    surrogate = LineSurrogate.of(problem)
-    building = time.perf_counter() - begun
+    for _ in range(1 if image.device.type == "cpu" else 2):  # a GPU loads its solvers first
+        begun = clock(where)
+        surrogate = LineSurrogate.of(problem)
+        building = clock(where) - begun
     probe = problem.colouring(random_phase(problem, 13, range(1)))
     _, size = peak_bytes(lambda: problem.linearization.jvp(probe))
     samples, seconds = draw(problem, surrogate, probes)
@@ -265,9 +281,9 @@ def measure(setting: Setting, probes: int = PROBES, keep: bool = True) -> Cell:
             for way, covariance in maps(samples, block, image).items():
                 of_count[way].append(relative(covariance, truth, voxels))
             sums = _sums(samples, block, image)
-            begun = time.perf_counter()
+            begun = clock(where)
             best = certified(sums, image)
-            certifying.append(time.perf_counter() - begun)
+            certifying.append(clock(where) - begun)
             if best is None:
                 continue
             of_count["certified"].append(relative(best.covariance, truth, voxels))
@@ -289,7 +305,7 @@ def measure(setting: Setting, probes: int = PROBES, keep: bool = True) -> Cell:
     controls = judged_maps(_sums(samples, slice(None), image), truth[0].sqrt(), voxels, image)
     seconds["certificate"] = sorted(certifying)[len(certifying) // 2]
     cell = Cell(weights, probes, errors, seconds, bounds,
-                coverage, controls, rows, size)  # type: ignore[arg-type]
+                coverage, controls, rows, size, label(where))  # type: ignore[arg-type]
     if keep:
         cells.write(CACHE, setting.name, asdict(cell))
     return cell
@@ -311,26 +327,30 @@ def rows_of(
 ) -> tuple[NoiseMap, Tensor, dict[str, float]]:
     """Exact rows: of the whole head for some networks where they can be compressed, else of some
     voxels of it; these voxels; what the rows cost when they were taken."""
+    where = problem.image.device
+    name = f"{setting.name}-rows" + ("" if where.type == "cpu" else f"-{where.type}")
     ways: list[tuple[Tensor, float | None]] = [(drawn_voxels(head, VOXELS), None)]
     if (setting.scan, setting.network) in WHOLE:
         ways.insert(0, (head, LEAKAGE))
     for voxels, compress in ways:
-        begun = time.perf_counter()
+        begun = clock(where)
         kept = None
         if keep:
             CACHE.mkdir(parents=True, exist_ok=True)
-            kept = StateFile.at(CACHE / f"{setting.name}-rows.h5")
+            kept = StateFile.at(CACHE / f"{name}.h5")
         try:
             found = exact(problem, voxels=voxels, compress=compress, state_file=kept)
         except InputError:
             continue
-        facts = CACHE / f"{setting.name}-rows.facts"
+        facts = CACHE / f"{name}.facts"
         if keep and facts.exists():
             return found, voxels, json.loads(facts.read_text())
-        cost = {"seconds": time.perf_counter() - begun, **{
+        cost = {"seconds": clock(where) - begun, **{
             k: float(found.details[k]) for k in (
                 "vjps", "forward_passes_per_vjp", "compression_error", "spacing")
             if k in found.details}}
+        if where.type != "cpu":
+            cost["forward_passes_per_vjp"] = vjp_passes(problem)
         if keep:
             facts.write_text(json.dumps(cost))
         return found, voxels, cost
@@ -347,7 +367,9 @@ def main() -> None:
     parser.add_argument("--scans", nargs="*", default=["pulseq"])
     parser.add_argument("--part", default="1/1", metavar="I/N", help="only every N-th cell")
     parser.add_argument("--finished", action="store_true", help="report what is there")
+    add_options(parser, limit=True)
     args = parser.parse_args()
+    where, limit = chosen_device(args.device), Limit(args.limit_minutes)
     settings = [Setting(scan, network, kind, rate) for scan in args.scans
                 for network in args.networks for kind, rate in MASKS]
     if args.quick:
@@ -357,9 +379,12 @@ def main() -> None:
     part, parts = (int(number) for number in args.part.split("/"))
     found = {}
     for setting in settings[part - 1 :: parts]:
-        begun = time.perf_counter()
-        found[setting] = measure(setting, 32 if args.quick else PROBES, not args.quick)
-        print(f"{setting.name}: {time.perf_counter() - begun:.0f} s", flush=True)
+        if limit.over:
+            print(f"the time is up before {setting.name}", flush=True)
+            return
+        begun = clock(where)
+        found[setting] = measure(setting, 32 if args.quick else PROBES, not args.quick, where)
+        print(f"{setting.name}: {clock(where) - begun:.1f} s", flush=True)
     if parts == 1:
         estimator_report.report(found, keep=not args.quick)
 

@@ -9,17 +9,18 @@ the former.
 
     python -m benchmarks.generative [--quick] [--scans pulseq] [--methods dds langevin]
                                     [--masks poisson:8] [--seeds 3] [--finished] [--published]
+                                    [--device cuda] [--limit-minutes 10]
 
 Samplers run with seed 0 and at most 100 noise levels; ``--published`` runs algorithms 4 and 5 once
 with the published 500 (pulseq, 2D mask for 4, lines for 5). Evaluations are of the score network,
 for all that it is given at once (real and imaginary parts, coils). Cells are kept under
-``build/benchmarks/generative`` (:mod:`benchmarks.cells`).
+``build/benchmarks/generative`` (:mod:`benchmarks.cells`), and say on which device they were
+measured. ``--limit-minutes`` begins no cell after so many minutes.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,9 +31,10 @@ import torch
 from torch import Tensor
 
 from benchmarks import cells
+from benchmarks.device import CPU, Limit, add_options, chosen_device, clock, label, timed_table
 from benchmarks.real_scans import BRAINS, ROOT, Case, case, full_scan
 from benchmarks.scores import baseline, interval, score, weights_checksum
-from benchmarks.table import publish, table
+from benchmarks.table import publish
 from snrecon.errors import SnreconWarning
 from snrecon.physics.fourier import grid_axes, ifft
 from snrecon.recon.base import Reconstructor
@@ -109,35 +111,40 @@ def rss(setting: Setting) -> Tensor:
     return images.abs().square().sum(0).sqrt()
 
 
-def measure(setting: Setting, method: str) -> dict[str, Any]:
+def measure(
+    setting: Setting, method: str, where: torch.device | str = CPU
+) -> dict[str, Any]:
     """Scores, seconds and evaluations of one method on one scan."""
     if (done := finished(setting, method)) is not None:
         return done
     chosen = setting.case()
+    there = chosen.to(where)
     found: dict[str, Any] = {"weights": checksum(method), "method": method,
-                             "acceleration": chosen.scan.acceleration}
+                             "acceleration": chosen.scan.acceleration, "device": label(where)}
+    if found["device"] != CPU and method in OTHERS:  # milliseconds, but for loading the kernels
+        load(method)(there.scan)
     if method in START:
-        begun = time.perf_counter()
-        load(method)(chosen.scan)
-        found["seconds"] = time.perf_counter() - begun
-        found |= baseline(method, chosen, START[method])
+        begun = clock(where)
+        load(method)(there.scan)
+        found["seconds"] = clock(where) - begun
+        found |= baseline(method, there, START[method])
     else:
         maker = GENERATIVE.get(method) or (PUBLISHED[method][2] if method in PUBLISHED else None)
         recon = maker() if maker else load(method)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SnreconWarning)  # sense without lambda, on purpose
-            begun = time.perf_counter()
-            bound = recon.bind(chosen.scan)
-            kspace = chosen.scan.kspace
+            begun = clock(where)
+            bound = recon.bind(there.scan)
+            kspace = there.scan.kspace
             if method in DRAWS:
                 assert bound.sample is not None
                 image = bound.sample(kspace, range(DRAWS[method])).mean(0)
             else:
                 image = bound(kspace)
-            found["seconds"] = time.perf_counter() - begun
+            found["seconds"] = clock(where) - begun
         against = "rss" if method.startswith("algorithm") else "matched"
         reference = rss(setting) if against == "rss" else chosen.reference
-        scores = score(image, reference, chosen.head)
+        scores = score(image.cpu(), reference, chosen.head)
         evaluations = DRAWS.get(method, 1) * bound.details.get("evaluations", 0)
         found |= {"reference": against, "evaluations": evaluations,
                   "oracle": scores, "automatic": scores}
@@ -147,7 +154,7 @@ def measure(setting: Setting, method: str) -> dict[str, Any]:
 
 def rows(scan: str, kind: str, acceleration: float, seeds: int) -> str:
     """The table of one mask kind: means over the seeds, and the difference from tv's oracle."""
-    lines = []
+    lines, devices = [], []
     whole = {}
     for method in (*OTHERS, *GENERATIVE, *PUBLISHED):
         found = [cell for seed in range(seeds)
@@ -168,14 +175,18 @@ def rows(scan: str, kind: str, acceleration: float, seeds: int) -> str:
                 mean, width = interval(100 * (values["nmse"] - other))
                 against = f"{mean:+.2f} +- {width:.2f}"
             evaluations = found[0].get("evaluations")
-            seconds = np.mean([cell["seconds"] for cell in found])
+            spent: dict[str, list[float]] = {}
+            for cell in found:
+                spent.setdefault(cell.get("device", CPU), []).append(cell["seconds"])
+            seconds = " / ".join(f"{np.mean(some):.1f}" for some in spent.values())
+            devices.append(" / ".join(spent))
             lines.append([
                 method + (f" ({which} lambda)" if method in START else ""),
                 f"{100 * values['nmse'].mean():.2f}", f"{values['psnr'].mean():.2f}",
                 f"{values['ssim'].mean():.4f}", against,
-                f"{evaluations}" if evaluations else "", f"{seconds:.1f}", len(found)])
-    return table(["method", "NMSE, %", "PSNR, dB", "SSIM", "NMSE - tv (oracle), %",
-                  "evaluations", "seconds", "masks"], lines)
+                f"{evaluations}" if evaluations else "", seconds, len(found)])
+    return timed_table(["method", "NMSE, %", "PSNR, dB", "SSIM", "NMSE - tv (oracle), %",
+                  "evaluations", "seconds", "masks"], lines, devices)
 
 
 def report(seeds: int = SEEDS, scans: tuple[str, ...] = BRAINS) -> str:
@@ -184,7 +195,8 @@ def report(seeds: int = SEEDS, scans: tuple[str, ...] = BRAINS) -> str:
         "Means over mask seeds; differences with paired 95 % t-intervals over the same masks. "
         "Algorithms 4 and 5 return the root sum of squares and are scored against that of the full "
         "data, the others against the matched filter of the full data. One sample (seed 0) of each "
-        "sampler, or the mean of eight. Seconds on one thread, of this run only."]
+        "sampler, or the mean of eight. Seconds on one thread, or on the "
+        "GPU that is named, of this run only."]
     for scan in scans:
         for kind, acceleration in MASKS:
             body = rows(scan, kind, acceleration, seeds)
@@ -203,22 +215,27 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--finished", action="store_true", help="measure nothing")
     parser.add_argument("--published", action="store_true", help="the published step numbers, once")
+    add_options(parser, limit=True)
     args = parser.parse_args()
+    where, limit = chosen_device(args.device), Limit(args.limit_minutes)
     torch.set_num_threads(1)
+    wanted: list[tuple[Setting, str]] = []
     if args.published:
-        for method, (kind, acceleration, _) in PUBLISHED.items():
-            measure(Setting("pulseq", kind, acceleration, 0), method)
-            print(method, flush=True)
+        wanted = [(Setting("pulseq", kind, acceleration, 0), method)
+                  for method, (kind, acceleration, _) in PUBLISHED.items()]
     elif not args.finished:
-        for seed in range(1 if args.quick else args.seeds):
-            for scan in ("pulseq",) if args.quick else args.scans:
-                for mask in args.masks[2:3] if args.quick else args.masks:
-                    kind, _, rate = mask.partition(":")
-                    setting = Setting(scan, kind, float(rate), seed)
-                    for method in args.methods:
-                        found = measure(setting, method)
-                        print(setting.cell(method), f"{100 * found['automatic']['nmse']:.2f} %",
-                              f"{found['seconds']:.0f} s", flush=True)
+        masks = [mask.partition(":") for mask in (args.masks[2:3] if args.quick else args.masks)]
+        wanted = [(Setting(scan, kind, float(rate), seed), method)
+                  for seed in range(1 if args.quick else args.seeds)
+                  for scan in (("pulseq",) if args.quick else args.scans)
+                  for kind, _, rate in masks for method in args.methods]
+    for setting, method in wanted:
+        if limit.over:
+            print(f"the time is up before {setting.cell(method)}", flush=True)
+            return
+        found = measure(setting, method, where)
+        print(setting.cell(method), f"{100 * found['automatic']['nmse']:.2f} %",
+              f"{found['seconds']:.1f} s", flush=True)
     publish("generative", "Generative and untrained reconstruction on the measured brains",
             report(args.seeds), keep=not args.quick)
 

@@ -20,19 +20,21 @@ A noise level alpha means a scan with alpha times the noise SD: noise of SD ``sq
 times the measured one is added to the data, and the covariance told to every method grows with it.
 
     python -m benchmarks.noise_paper [--quick] [--grid] [--named] [--samples 200] [--part 1/2]
-                                      [--finished]
+                                      [--scans pulseq] [--networks varnet modl]
+                                      [--device cuda] [--limit-minutes 10] [--finished]
 
 Every cell is kept under ``build/benchmarks/noise_paper``, and in ``results/noise_paper.json`` once
 gathered (:mod:`benchmarks.cells`), and not run again; a named cell of many
 samples goes on where it was interrupted. ``--part 1/2`` and ``--part 2/2`` share the work between
 two processes; afterwards a run without it finds all cells and writes tables, pictures and report.
+``--limit-minutes`` begins no cell after so many minutes. Cells say on which device they were
+measured; problem and samples are the same on all.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -42,6 +44,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import cells
+from benchmarks.device import CPU, Limit, add_options, chosen_device, clock, label
 from benchmarks.real_scans import BRAINS, ROOT, Case, case
 from benchmarks.scores import NETWORKS, weights_checksum
 from snrecon.data import NoiseModel
@@ -50,7 +53,7 @@ from snrecon.noise.exact import exact
 from snrecon.noise.memory import peak_bytes
 from snrecon.noise.problem import Problem, probe_generator
 from snrecon.noise.replicas import replicas
-from snrecon.noise.sampling import StateFile
+from snrecon.noise.sampling import BLOCK, StateFile
 from snrecon.noise.sketch import random_phase, sketch
 from snrecon.noise.state import State
 from snrecon.recon.registry import load
@@ -129,6 +132,7 @@ class Cell:
     """Sketch at the exact voxels: mean ratio, relative RMS difference, and what of the latter its
     sampling error would leave."""
     exact_replicas: tuple[float, float, float] | None = None
+    device: str = CPU
 
 
 def noisier(chosen: Case, level: float, seed: int = 5) -> Case:
@@ -223,12 +227,14 @@ def finished(setting: Setting, cache: Path | None = CACHE) -> Cell | None:
     return Cell(**{**found, **{k: tuple(found[k]) for k in pairs if found[k]}})
 
 
-def measure(setting: Setting, cache: Path | None = CACHE) -> Cell:
+def measure(
+    setting: Setting, cache: Path | None = CACHE, where: torch.device | str = CPU
+) -> Cell:
     """One cell, run unless it was."""
     done = finished(setting, cache)
     if done is not None:
         return done
-    chosen = setting.case()
+    chosen = setting.case().to(where)
     problem = Problem.of(load(setting.network), chosen.scan)
     probe = problem.colouring(random_phase(problem, 13, range(1)))
     _, size = peak_bytes(lambda: problem.linearization.jvp(probe))
@@ -236,9 +242,9 @@ def measure(setting: Setting, cache: Path | None = CACHE) -> Cell:
                               region=chosen.head)
     states, pair = [], []
     for name, count in (("sketch", setting.probes), ("replicas", setting.samples)):
-        begun = time.perf_counter()
+        begun = clock(where)
         states.append(state_of(setting, problem, name, cache))
-        pair.append((time.perf_counter() - begun) / count)
+        pair.append((clock(where) - begun) / count)
     probes, samples = states
     more: dict[str, Any] = {}
     if setting.many:
@@ -253,7 +259,7 @@ def measure(setting: Setting, cache: Path | None = CACHE) -> Cell:
     cell = Cell(weights=weights_checksum(setting.network), acceleration=chosen.scan.acceleration,
                 residual=checked.overall, predicted=1 / checked.ratio,
                 predicted_error=checked.ratio_error / checked.ratio**2,
-                seconds=(pair[0], pair[1]), bytes=size,
+                seconds=(pair[0], pair[1]), bytes=size, device=label(where),
                 **compare(probes, samples, chosen.head), **more)
     cells.write(cache, setting.name, asdict(cell))
     return cell
@@ -269,27 +275,40 @@ def drawn_voxels(region: Tensor, count: int, seed: int = 6) -> Tensor:
 
 
 def _seconds(estimator: Callable[..., State], problem: Problem) -> float:
-    """Seconds a sample, set-up not counted: for cells whose samples may have been kept."""
-    estimator(problem, tolerance=0, max_passes=4, seed=11)
-    begun = time.perf_counter()
-    estimator(problem, tolerance=0, max_passes=16, seed=12)
-    return (time.perf_counter() - begun) / 16
+    """Seconds a sample, set-up not counted: for cells whose samples may have been kept. A GPU gets
+    whole blocks: drawing the first samples alone would count for more than in a long run."""
+    where = problem.image.device
+    count, chunk = (16, None) if where.type == "cpu" else (10 * BLOCK, BLOCK)
+    estimator(problem, tolerance=0, max_passes=4 if chunk is None else chunk, seed=11, chunk=chunk)
+    begun = clock(where)
+    estimator(problem, tolerance=0, max_passes=count, seed=12, chunk=chunk)
+    return (clock(where) - begun) / count
 
 
-def full_grid(networks: Sequence[str], samples: int) -> list[Setting]:
+def full_grid(
+    networks: Sequence[str], samples: int, scans: Sequence[str] = BRAINS
+) -> list[Setting]:
     """Every scan, network, acceleration, noise level and pattern."""
     return [
         Setting(scan, network, rate, level, kind, samples, samples)
         for scan, network, rate, level, kind in itertools.product(
-            BRAINS, networks, RATES, LEVELS, KINDS)
+            scans, networks, RATES, LEVELS, KINDS)
     ]
 
 
-def named(networks: Sequence[str]) -> list[Setting]:
+def named(networks: Sequence[str], scans: Sequence[str] = BRAINS) -> list[Setting]:
     """The paper's numbers of samples at R = 8, alpha = 1: every network on the smaller scan, the
     first also on the larger."""
     pairs = [("pulseq", network) for network in networks] + [("mripy", networks[0])]
-    return [Setting(scan, network, 8.0, 1.0, "random", 1000, 3000) for scan, network in pairs]
+    return [Setting(scan, network, 8.0, 1.0, "random", 1000, 3000) for scan, network in pairs
+            if scan in scans]
+
+
+def share(settings: Sequence[Setting], part: int, parts: int) -> list[Setting]:
+    """One of ``parts`` even shares. Turned by one after every round of patterns: else each share
+    would have patterns of its own."""
+    return [setting for number, setting in enumerate(settings)
+            if (number + number // len(KINDS)) % parts == part - 1]
 
 
 def main() -> None:
@@ -301,29 +320,36 @@ def main() -> None:
     parser.add_argument("--grid", action="store_true", help="the full grid only")
     parser.add_argument("--named", action="store_true", help="the cells of many samples only")
     parser.add_argument("--samples", type=int, default=200, help="of every cell of the grid")
-    parser.add_argument("--networks", nargs="*", default=NETWORKS, help="others: nothing is kept")
-    parser.add_argument("--part", default="1/1", metavar="I/N", help="only every N-th cell")
+    parser.add_argument("--networks", nargs="*", default=NETWORKS,
+                        help="not all that ship: cells are kept, but no report")
+    parser.add_argument("--scans", nargs="*", default=BRAINS, help="not all: the same")
+    parser.add_argument("--part", default="1/1", metavar="I/N", help="one of N even shares")
     parser.add_argument("--finished", action="store_true", help="report what is there, run nothing")
+    add_options(parser, limit=True)
     args = parser.parse_args()
+    where, limit = chosen_device(args.device), Limit(args.limit_minutes)
     if args.quick:
         setting = Setting("pulseq", args.networks[0], 8.0, 5.0, "random", 16, 16)
-        print(noise_report.grid_table({setting: measure(setting, None)}))
+        print(noise_report.grid_table({setting: measure(setting, None, where)}))
         return
     both = args.grid == args.named
-    deep = named(args.networks) if both or args.named else []
-    wide = full_grid(args.networks, args.samples) if both or args.grid else []
+    deep = named(args.networks, args.scans) if both or args.named else []
+    wide = full_grid(args.networks, args.samples, args.scans) if both or args.grid else []
     part, parts = (int(number) for number in args.part.split("/"))
     if args.finished:
         deep, wide = ([s for s in some if finished(s)] for some in (deep, wide))
-    settings = [*deep, *wide][part - 1 :: parts]
+    settings = share([*deep, *wide], part, parts)
     done = {}
     for number, setting in enumerate(settings, start=1):
-        begun = time.perf_counter()
-        done[setting] = measure(setting)
-        print(f"{number} of {len(settings)}: {setting.name}, {time.perf_counter() - begun:.0f} s",
+        if limit.over:
+            print(f"{number - 1} of {len(settings)}: the time is up", flush=True)
+            return
+        begun = clock(where)
+        done[setting] = measure(setting, where=where)
+        print(f"{number} of {len(settings)}: {setting.name}, {clock(where) - begun:.1f} s",
               flush=True)
     if parts == 1:
-        keep = tuple(args.networks) == NETWORKS
+        keep = tuple(args.networks) == NETWORKS and tuple(args.scans) == BRAINS
         noise_report.report({s: done[s] for s in deep}, {s: done[s] for s in wide}, keep)
 
 

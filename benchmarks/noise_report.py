@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.device import timed_table
 from benchmarks.noise_paper import (
     KINDS,
     LEVELS,
@@ -65,11 +66,11 @@ def named_tables(cells: Cells) -> str:
          "Monte Carlo: mean ratio", "RMS difference, % (of it sampling)"],
         [(s.scan, s.network, *_exact(c.exact_sketch), *_exact(c.exact_replicas))
          for s, c in cells.items()])
-    cost = table(
+    cost = timed_table(
         ["scan", "network", "probe, ms", "replica, ms", "probe / replica", "MB a probe"],
         [(s.scan, s.network, *(f"{1000 * t:.0f}" for t in c.seconds),
           f"{c.seconds[0] / c.seconds[1]:.2f}", f"{c.bytes / 1e6:.0f}")
-         for s, c in cells.items()])
+         for s, c in cells.items()], [c.device for c in cells.values()])
     return (f"The paper's figures, over the whole slice:\n\n{paper}\n\nFirst order against "
             f"replicas, inside the head:\n\n{order}\n\nBoth against exact rows, at voxels drawn "
             f"from the head:\n\n{truth}\n\nTime and memory:\n\n{cost}")

@@ -102,10 +102,14 @@ class Case:
     coils: int | None = None
     """Virtual coils; None: those of the scanner."""
 
+    def to(self, device: torch.device | str) -> Case:
+        """The same on another device: the coil maps are those that the CPU found."""
+        return replace(self, scan=self.scan.to(device), head=self.head.to(device))
+
     @cached_property
     def reference(self) -> Tensor:
         """Matched filter of the fully sampled scan with the same maps, complex ``(ky, kx)``."""
-        full = full_scan(self.name, self.coils)
+        full = full_scan(self.name, self.coils).to(self.scan.kspace.device)
         return matched_filter(forward_model(replace(full, maps=self.scan.maps)), full.kspace)
 
 

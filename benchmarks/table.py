@@ -20,8 +20,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(lines)
 
 
-def machine() -> str:
-    """Processor, threads and versions, in a line."""
+def machine(device: str = "cpu") -> str:
+    """Processor, threads and versions, in a line; first of all the device if it is another."""
     name = platform.processor() or platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -30,20 +30,22 @@ def machine() -> str:
                 break
     except OSError:
         pass
+    first = "" if device == "cpu" else f"{device}; "
     return (
-        f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"{first}{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"Python {platform.python_version()}"
     )
 
 
 def publish(
-    name: str, title: str, body: str, keep: bool = True, script: str | None = None
+    name: str, title: str, body: str, keep: bool = True, script: str | None = None,
+    device: str = "cpu",
 ) -> None:
     """Print a result and, for a full run, keep it as ``benchmarks/results/NAME.md``; ``script`` is
-    what made it, if that has another name."""
+    what made it, if that has another name; ``device`` where."""
     arguments = " ".join(sys.argv[1:])
     command = f"python -m benchmarks.{script or name} {arguments}".strip()
-    text = f"# {title}\n\n`{command}` on {machine()}\n\n{body}\n"
+    text = f"# {title}\n\n`{command}` on {machine(device)}\n\n{body}\n"
     print(text)
     if keep:
         RESULTS.mkdir(exist_ok=True)

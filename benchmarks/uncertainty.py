@@ -18,9 +18,11 @@ The reference of the measured scans is their fully sampled matched filter, which
 its own (SD 0.71 in these units) that counts as error here.
 
     python -m benchmarks.uncertainty [--quick] [--finished] [--part noise|calibration]
-                                     [--scans pulseq ...] [--methods dds ...]
+                                     [--scans pulseq ...] [--methods dds ...] [--device cuda]
+                                     [--limit-minutes 10]
 
-Maps are kept under ``build/benchmarks/uncertainty`` and reused.
+Maps are kept under ``build/benchmarks/uncertainty`` and reused; in them stands on which device they
+were measured. ``--limit-minutes`` begins no map after so many minutes.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.device import CPU, Limit, add_options, chosen_device, label
 from benchmarks.generative import COILS
 from benchmarks.real_scans import ROOT, case, full_scan
 from benchmarks.table import publish, table
@@ -44,6 +47,7 @@ from snrecon.noise import noise_map
 from snrecon.physics.fourier import grid_axes, ifft
 from snrecon.physics.masks import make_mask
 from snrecon.recon.base import Reconstructor
+from snrecon.recon.forward_model import forward_model
 from snrecon.recon.registry import load
 from snrecon.report.calibration_figure import calibration_figure
 from snrecon.training.images import draw_image, load_source
@@ -77,9 +81,21 @@ def low_resolution() -> tuple[Scan, Tensor]:
     return scan.undersample(make_mask("gaussian2d", scan.grid, 4.0, 10, seed=0).tensor), head
 
 
-def noise_part(quick: bool) -> str:
+def moved(scan: Scan, where: torch.device | str) -> Scan:
+    """The scan on a device, with the coil maps that the CPU finds."""
+    if torch.device(where).type == "cpu":
+        return scan
+    if scan.maps is None:
+        scan = replace(scan, maps=scan.require_noise().unwhiten(forward_model(scan).maps))
+    return scan.to(where)
+
+
+def noise_part(quick: bool, where: torch.device | str = CPU) -> str:
     """Fixed-seed variance by both estimators, decomposition, and the picture of it."""
     scan, head = low_resolution()
+    scan, head = moved(scan, where), head.to(where)
+    device = torch.device(where).type
+    state = None if quick else _place("decompose.h5" if device == CPU else f"decompose-{device}.h5")
     recon = load("score")
     each, runs = (2, 3) if quick else (PROBES // RUNS, RUNS)
     both: dict[str, Tensor] = {}
@@ -92,7 +108,7 @@ def noise_part(quick: bool) -> str:
     mean = {name: float(values.mean()) for name, values in both.items()}
     error = {name: float(values.std() / runs**0.5) for name, values in both.items()}
     parts = decompose(recon, scan, rounds=3 if quick else ROUNDS, seeds=3, regions={"head": head},
-                      seed=5, state=None if quick else _place("decompose.h5"))
+                      seed=5, state=state)
     lines = []
     for name in ("thermal", "posterior", "total", "fixed_seed"):
         _, _, value, width = getattr(parts, name).regions["head"]
@@ -124,7 +140,8 @@ def _picture(parts: Any, head: Tensor, path: Path) -> None:
     maps = {"mean of the samples": parts.mean.abs(), "thermal": parts.thermal.sigma,
             "posterior": parts.posterior.sigma, "total": parts.total.sigma,
             "fixed seed": parts.fixed_seed.sigma}
-    top = float(parts.total.sigma[head].quantile(0.98))
+    maps, head = {name: values.cpu() for name, values in maps.items()}, head.cpu()
+    top = float(maps["total"][head].quantile(0.98))
     drawing = Figure(figsize=(15, 3.6), facecolor="white", layout="constrained")
     FigureCanvasAgg(drawing)
     for axes, (name, values) in zip(drawing.subplots(1, 5), maps.items(), strict=True):
@@ -159,7 +176,9 @@ def place(scan: str, kind: str, acceleration: float) -> Place:
     return Place(measured, truth, picture > 0.1)
 
 
-def estimate(scan: str, kind: str, acceleration: float, method: str) -> Estimate:
+def estimate(
+    scan: str, kind: str, acceleration: float, method: str, device: torch.device | str = CPU
+) -> Estimate:
     """Of one method on one scan, from the cache where it is there."""
     path = _place(f"{scan}-{kind}-{acceleration:g}-{method}" + (
         ".h5" if method in SAMPLERS else "-noise.h5"))
@@ -169,13 +188,14 @@ def estimate(scan: str, kind: str, acceleration: float, method: str) -> Estimate
         warnings.simplefilter("ignore", SnreconWarning)
         if method in SAMPLERS:
             if not path.exists():
-                found = posterior(SAMPLERS[method](), where.scan, DRAWS[method],
+                found = posterior(SAMPLERS[method](), moved(where.scan, device), DRAWS[method],
                                   state=path.with_suffix(".state"))
-                found.save(path)
+                replace(found, details={**found.details, "device": label(device)}).save(path)
             return Estimate.of(SpreadMap.load(path), where.reference, region=where.region,
                                scan=name)
         if not path.exists():
-            noise_map(load(method), where.scan, tolerance=0.1).save(path)
+            noise = noise_map(load(method), moved(where.scan, device), tolerance=0.1)
+            replace(noise, details={**noise.details, "device": label(device)}).save(path)
         return Estimate.of(NoiseMap.load(path), where.reference, region=where.region, scan=name)
 
 
@@ -185,14 +205,19 @@ def exists(scan: str, kind: str, acceleration: float, method: str) -> bool:
     return (CACHE / (name + (".h5" if method in SAMPLERS else "-noise.h5"))).exists()
 
 
-def calibration_part(scans: tuple[str, ...], methods: tuple[str, ...], measure: bool) -> str:
-    """One table row a method and scan; both masks together. One figure a scan."""
+def calibration_part(
+    scans: tuple[str, ...], methods: tuple[str, ...], measure: bool,
+    device: torch.device | str = CPU, limit: Limit | None = None,
+) -> str:
+    """One table row a method and scan; both masks together. One figure a scan. Once the limit is
+    over, of the maps at hand."""
     lines = []
     for scan in scans:
         shown: dict[str, Calibration] = {}
         for method in methods:
-            items = [estimate(scan, kind, rate, method) for kind, rate in MASKS
-                     if measure or exists(scan, kind, rate, method)]
+            items = [estimate(scan, kind, rate, method, device) for kind, rate in MASKS
+                     if exists(scan, kind, rate, method)
+                     or (measure and not (limit and limit.over))]
             if not items:
                 continue
             found = calibration(items)
@@ -219,15 +244,18 @@ def main() -> None:
     parser.add_argument("--part", choices=("noise", "calibration", "both"), default="both")
     parser.add_argument("--scans", nargs="*", default=SCANS)
     parser.add_argument("--methods", nargs="*", default=(*SAMPLERS, *NOISE))
+    add_options(parser, limit=True)
     args = parser.parse_args()
+    where, limit = chosen_device(args.device), Limit(args.limit_minutes)
     torch.set_num_threads(1)
     if args.part in ("noise", "both"):
-        publish("sampler_noise", "Noise through a diffusion sampler", noise_part(args.quick),
-                keep=not args.quick, script="uncertainty")
+        publish("sampler_noise", "Noise through a diffusion sampler", noise_part(args.quick, where),
+                keep=not args.quick, script="uncertainty", device=label(where))
     if args.part in ("calibration", "both") and not args.quick:
-        body = calibration_part(tuple(args.scans), tuple(args.methods), not args.finished)
+        body = calibration_part(tuple(args.scans), tuple(args.methods), not args.finished,
+                                where, limit)
         publish("calibration", "Calibration: what methods say of their errors", body,
-                keep=tuple(args.scans) == SCANS, script="uncertainty")
+                keep=tuple(args.scans) == SCANS and not limit.over, script="uncertainty")
 
 
 if __name__ == "__main__":

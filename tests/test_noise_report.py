@@ -28,6 +28,28 @@ def test_named_tables_print_ours_beside_the_published() -> None:
     assert "| 0.9990 | 1.60 (1.58) | 0.9800 | 3.00 (0.90) |" in text
     assert "| 40 | 30 | 1.33 | 12 |" in text
     assert "| varnet:own | 7.90 | 99.10 / 1.20 | 99.30 / 1.10 | - | - |" in text
+    assert "device" not in text
+
+
+def test_table_of_seconds_names_devices_once_one_is_not_the_cpu() -> None:
+    deep = Setting("pulseq", "modl", 8.0, 1.0, "random", 1000, 3000)
+    cells_of_two = {deep: CELL, replace(deep, scan="mripy"): replace(CELL, device="some GPU")}
+    text = noise_report.named_tables(cells_of_two)
+    assert "| MB a probe | device |" in text
+    assert "| 40 | 30 | 1.33 | 12 | cpu |" in text
+    assert "| 40 | 30 | 1.33 | 12 | some GPU |" in text
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 4, 8, 12])
+def test_shares_are_even_and_miss_nothing(parts: int) -> None:
+    settings = noise_paper.full_grid(["a", "b"], 200)
+    shares = [noise_paper.share(settings, part, parts) for part in range(1, parts + 1)]
+    assert sorted(s.name for one in shares for s in one) == sorted(s.name for s in settings)
+    for one in shares:
+        assert abs(len(one) - len(settings) / parts) <= 2
+        assert {s.kind for s in one} == set(noise_paper.KINDS)
+        assert {(s.scan, s.network) for s in one} == {
+            (s.scan, s.network) for s in settings}
 
 
 def test_summary_takes_means_over_patterns_and_accelerations(tmp_path: Path) -> None:
@@ -71,6 +93,9 @@ def test_cells_of_other_weights_are_not_finished(
     cells.write(tmp_path, setting.name, asdict(cell))
     assert noise_paper.finished(setting, tmp_path) == cell
     assert noise_paper.measure(setting, tmp_path) == cell
+    old = {key: value for key, value in asdict(cell).items() if key != "device"}
+    cells.write(tmp_path, setting.name, old)
+    assert noise_paper.finished(setting, tmp_path) == cell  # all were of the CPU
     monkeypatch.setattr(noise_paper, "weights_checksum", lambda network: "others")
     assert noise_paper.finished(setting, tmp_path) is None
 
