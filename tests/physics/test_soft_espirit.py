@@ -132,3 +132,13 @@ def test_noise_of_the_maps_is_predicted() -> None:
     error = sum(float(p.var() / len(p)) for p in parts) ** 0.5
     assert abs(float(sd[0] - sd[1])) < 3 * error + 0.01 * float(sd[1])
     assert error < 0.02 * float(sd[1])
+
+
+def test_a_batch_is_its_items() -> None:
+    """Blocks of several sizes, two of them with the same kernel."""
+    grid = (20, 16)
+    kspace = 5 * draw((4, 3, *grid), torch.complex128, 3)
+    blocks = torch.stack([lines(grid, count) for count in (12, 3, 14, 6)])
+    together = soft_espirit(kspace, blocks, 5)
+    alone = torch.stack([soft_espirit(k, b, 5) for k, b in zip(kspace, blocks, strict=True)])
+    torch.testing.assert_close(together, alone, rtol=1e-10, atol=1e-10)

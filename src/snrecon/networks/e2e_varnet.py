@@ -61,8 +61,7 @@ class SensitivityNetwork(nn.Module):
         if not self.espirit:
             return ifft(kspace * calibration.unsqueeze(-3), GRID)
         blocks = calibration.expand(len(kspace), *calibration.shape[-2:])
-        return torch.stack([soft_espirit(*pair, self.espirit)
-                            for pair in zip(kspace, blocks, strict=True)])
+        return soft_espirit(kspace, blocks, self.espirit)
 
     def _linearize_images(self, kspace: Tensor, calibration: Tensor) -> tuple[Tensor, Tangent]:
         if self.espirit:

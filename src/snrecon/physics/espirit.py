@@ -166,8 +166,13 @@ def _signal_projection(
 def correlation_kernel(projection: Tensor, coils: int, widths: tuple[int, ...]) -> Tensor:
     """Sum of the projection over kernel positions of equal distance.
 
+    Args:
+        projection: ``(..., n, n)``, ``n`` being coil * kernel points.
+        coils: Number of coils.
+        widths: Of the kernel along each axis.
+
     Returns:
-        ``(coil, coil, *(2 w - 1))``: entry ``[c, c', d]`` is the mean over positions a of
+        ``(..., coil, coil, *(2 w - 1))``: entry ``[c, c', d]`` is the mean over positions a of
         ``P[(c, a), (c', a + d)]``.
     """
     shape = tuple(2 * w - 1 for w in widths)
@@ -179,12 +184,12 @@ def correlation_kernel(projection: Tensor, coils: int, widths: tuple[int, ...]) 
     flat = torch.zeros(points, points, dtype=torch.long)
     for axis, size in enumerate(shape):
         flat = flat * size + distance[..., axis]
-    entries = projection.reshape(coils, points, coils, points).permute(0, 2, 1, 3)
-    result = torch.zeros(coils, coils, math.prod(shape), dtype=projection.dtype,
+    lead = projection.shape[:-2]
+    entries = projection.reshape(*lead, coils, points, coils, points).movedim(-3, -2)
+    result = torch.zeros(*lead, coils, coils, math.prod(shape), dtype=projection.dtype,
                          device=projection.device)
-    result = result.index_add(2, flat.flatten().to(projection.device),
-                              entries.reshape(coils, coils, -1))
-    return (result / points).reshape(coils, coils, *shape)
+    result = result.index_add(-1, flat.flatten().to(projection.device), entries.flatten(-2))
+    return (result / points).reshape(*lead, coils, coils, *shape)
 
 
 def _reference_coil(calibration: Tensor, maps: Tensor, values: Tensor) -> Tensor:

@@ -19,10 +19,13 @@ from snrecon.physics.espirit import correlation_kernel, kernel_widths, waves
 from snrecon.physics.fourier import ifft
 from snrecon.physics.safe import safe_divide, safe_root
 
+Block = tuple[slice, slice]
 RELATIVE = 1e-4
 """Energy that counts as noise beside the measured one, relative to that of the whole matrix."""
 BLOCK_BYTES = 2**22
-"""Largest coil x coil x voxel array held at once, for each tangent."""
+"""Largest coil x coil x voxel array held at once on a CPU: about its cache."""
+DEVICE_BYTES = 2**29
+"""The same elsewhere."""
 
 
 def soft_espirit(kspace: Tensor, calibration: Tensor, iterations: int) -> Tensor:
@@ -38,26 +41,45 @@ def soft_espirit(kspace: Tensor, calibration: Tensor, iterations: int) -> Tensor
     of all of them.
 
     Args:
-        kspace: ``(coil, ky, kx)`` complex, whitened: noise of variance 1.
-        calibration: Boolean ``(ky, kx)``: a block of sampled points around the centre.
+        kspace: ``(coil, ky, kx)`` or ``(batch, coil, ky, kx)`` complex, whitened: noise of
+            variance 1.
+        calibration: Boolean ``(ky, kx)``, for a batch ``(batch, ky, kx)``: a block of sampled
+            points around the centre.
         iterations: See above; between about 8 and 32.
 
     Returns:
-        ``(coil, ky, kx)``, differentiable under ``torch.func``.
+        As ``kspace``, differentiable under ``torch.func``.
     """
-    images = ifft(kspace * calibration, (-2, -1))
-    kernel = _Kernel(kspace, calibration)
-    correlation, _ = kernel.correlation(kernel.patches(kspace))
+    if kspace.ndim == 3:
+        return soft_espirit(kspace.unsqueeze(0), calibration.unsqueeze(0), iterations)[0]
+    images = ifft(kspace * calibration.unsqueeze(-3), (-2, -1))
+    groups: dict[tuple[int, ...], list[int]] = {}
+    blocks = [_block(one) for one in calibration.cpu()]
+    for item, block in enumerate(blocks):
+        groups.setdefault(_widths(kspace.shape[1], block), []).append(item)
     parts = []
-    for rows in kernel.row_blocks():
+    for widths, items in groups.items():
+        kernel = _Kernel(kspace, widths)
+        patches = [kernel.patches(kspace[item], blocks[item]) for item in items]
+        gram = torch.stack([one.mT @ one.conj() for one in patches])
+        correlation, _ = kernel.correlation(gram, [len(one) for one in patches])
+        parts.append(_turned(kernel, correlation, images[items], iterations))
+    order = torch.tensor([item for items in groups.values() for item in items])
+    return torch.cat(parts)[order.argsort().to(kspace.device)] if len(parts) > 1 else parts[0]
+
+
+def _turned(kernel: _Kernel, correlation: Tensor, images: Tensor, iterations: int) -> Tensor:
+    """Images ``(batch, coil, ky, kx)`` after the iterations."""
+    parts = []
+    for rows in kernel.row_blocks(len(images)):
         matrices = kernel.matrices(correlation, rows)
-        vectors = images[:, rows].movedim(0, -1).unsqueeze(-1)
+        vectors = images[:, :, rows].movedim(1, -1).unsqueeze(-1)
         length = _length(vectors)
         for _ in range(iterations):
             vectors = matrices @ vectors
             vectors = safe_divide(vectors, _length(vectors))
-        parts.append((vectors * length).squeeze(-1).movedim(-1, 0))
-    return torch.cat(parts, dim=1)
+        parts.append((vectors * length).squeeze(-1).movedim(-1, 1))
+    return torch.cat(parts, dim=2)
 
 
 def linearize_soft_espirit(
@@ -73,10 +95,12 @@ def linearize_soft_espirit(
         without gradients.
     """
     with torch.no_grad():
-        kernel = _Kernel(kspace, calibration)
-        patches = kernel.patches(kspace)
-        correlation, weighted = kernel.correlation(patches)
-        solver = torch.linalg.lu_factor(kernel.shifted(patches.mT @ patches.conj())[0])
+        block = _block(calibration.cpu())
+        kernel = _Kernel(kspace, _widths(kspace.shape[0], block))
+        patches = kernel.patches(kspace, block)
+        gram = patches.mT @ patches.conj()
+        correlation, weighted = kernel.correlation(gram, [len(patches)])
+        solver = torch.linalg.lu_factor(kernel.shifted(gram, [len(patches)]))
         images = ifft(kspace * calibration, (-2, -1))
 
         def iterates(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,16 +120,14 @@ def linearize_soft_espirit(
 
     def jvp(tangents: Tensor) -> Tensor:
         with torch.no_grad():
-            d_correlation = torch.stack([
-                kernel.d_correlation(patches, weighted, solver, kernel.patches(one))
-                for one in tangents])
+            d_correlation = kernel.d_correlation(
+                patches, weighted, solver, kernel.patches(tangents, block))
             d_images = ifft(tangents * calibration, (-2, -1))
             parts = []
-            for rows in kernel.row_blocks():
+            for rows in kernel.row_blocks(len(tangents)):
                 matrices, vectors, factors = iterates(rows)
                 start, length = vectors[..., :1], _length(vectors[..., :1])
-                pushed = torch.stack([
-                    kernel.matrices(one, rows) @ vectors[..., :-1] for one in d_correlation])
+                pushed = kernel.matrices(d_correlation, rows) @ vectors[..., :-1]
                 moved = d_images[:, :, rows].movedim(1, -1).movedim(0, -1)
                 d_length = safe_divide((start.conj() * moved).real.sum(-2, keepdim=True), length)
                 for k in range(iterations):
@@ -118,72 +140,73 @@ def linearize_soft_espirit(
 
     with torch.no_grad():
         image = torch.cat([turned(iterates(rows)[1]).squeeze(-1).movedim(-1, 0)
-                           for rows in kernel.row_blocks()], dim=1)
+                           for rows in kernel.row_blocks(1)], dim=1)
     return image, jvp
 
 
 class _Kernel:
-    """ESPIRiT's matrices of one calibration block on one grid.
+    """ESPIRiT's matrices on one grid. Leading axes are of a batch.
 
     Args:
-        kspace: ``(coil, ky, kx)``, for its shape and kind.
-        calibration: Boolean ``(ky, kx)``.
+        kspace: ``(..., coil, ky, kx)``, for its shape and kind.
+        widths: Of the kernel along both axes.
     """
 
-    def __init__(self, kspace: Tensor, calibration: Tensor) -> None:
-        self.coils, *self.grid = (int(n) for n in kspace.shape)
-        self.block = (slice(None), _extent(calibration.any(1)), _extent(calibration.any(0)))
-        shape = tuple(part.stop - part.start for part in self.block[1:])
-        self.widths = kernel_widths(self.coils, shape)
+    def __init__(self, kspace: Tensor, widths: tuple[int, ...]) -> None:
+        self.coils, *self.grid = (int(n) for n in kspace.shape[-3:])
+        self.widths = widths
         self.by_row, self.by_column = (
-            waves(n, w, kspace) for n, w in zip(self.grid, self.widths, strict=True))
+            waves(n, w, kspace) for n, w in zip(self.grid, widths, strict=True))
 
-    def patches(self, kspace: Tensor) -> Tensor:
-        """``(patch, coil * kernel)``."""
-        parts = kspace[self.block]
-        for axis, width in enumerate(self.widths):
-            parts = parts.unfold(1 + axis, width, 1)
-        return parts.movedim(0, 2).flatten(2).flatten(0, 1)
+    def patches(self, kspace: Tensor, block: Block) -> Tensor:
+        """``(..., patch, coil * kernel)`` of a calibration block."""
+        parts = kspace[(..., *block)]
+        for axis, width in enumerate(self.widths, start=kspace.ndim - 2):
+            parts = parts.unfold(axis, width, 1)
+        return parts.movedim(-5, -3).flatten(-3).flatten(-3, -2)
 
-    def shifted(self, gram: Tensor) -> tuple[Tensor, Tensor]:
-        """``G - i l`` and the noise level ``l``."""
-        patches = math.prod(
-            part.stop - part.start - width + 1
-            for part, width in zip(self.block[1:], self.widths, strict=True))
-        edge = (math.sqrt(patches) + math.sqrt(len(gram))) ** 2
-        level = edge + RELATIVE * gram.diagonal().real.sum()
-        return gram - 1j * level * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), level
+    def shifted(self, gram: Tensor, patches: list[int]) -> Tensor:
+        """``G - i l``, with the noise level ``l`` of so many patches for each matrix."""
+        size = gram.shape[-1]
+        edges = [(math.sqrt(count) + math.sqrt(size)) ** 2 for count in patches]
+        edge = torch.tensor(edges, dtype=gram.real.dtype, device=gram.device).reshape(
+            gram.shape[:-2])
+        level = edge + RELATIVE * _trace(gram)
+        identity = torch.eye(size, dtype=gram.dtype, device=gram.device)
+        return gram - 1j * level[..., None, None] * identity
 
-    def correlation(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+    def correlation(self, gram: Tensor, patches: list[int]) -> tuple[Tensor, Tensor]:
         """Convolution kernels of the weighted projection, and ``(G - i l)^-1 G``."""
-        gram = patches.mT @ patches.conj()
         # Its Hermitian part is G^2 (G^2 + l^2)^-1, at the condition of G instead of G^2.
-        weighted = torch.linalg.solve(self.shifted(gram)[0], gram)
+        weighted = torch.linalg.solve(self.shifted(gram, patches), gram)
         return self._kernels(weighted), weighted
 
     def d_correlation(
         self, patches: Tensor, weighted: Tensor, solver: tuple[Tensor, Tensor], d_patches: Tensor
     ) -> Tensor:
-        """Derivative of the convolution kernels along ``d_patches``; ``solver`` is the LU
-        factorisation of ``G - i l``."""
+        """Derivative of the convolution kernels along each of ``d_patches``
+        ``(batch, patch, coil * kernel)``; ``solver`` is the LU factorisation of ``G - i l``."""
         half = d_patches.mT @ patches.conj()
         d_gram = half + half.mH
-        d_level = RELATIVE * d_gram.diagonal().real.sum()
-        change = d_gram - d_gram @ weighted + 1j * d_level * weighted
-        return self._kernels(torch.linalg.lu_solve(*solver, change))
+        d_level = RELATIVE * _trace(d_gram)
+        change = d_gram - d_gram @ weighted + 1j * d_level[:, None, None] * weighted
+        columns = change.movedim(0, 1).flatten(1)  # one solution for all right-hand sides
+        solved = torch.linalg.lu_solve(*solver, columns).unflatten(1, (len(half), -1))
+        return self._kernels(solved.movedim(1, 0))
 
     def _kernels(self, weighted: Tensor) -> Tensor:
         return correlation_kernel((weighted + weighted.mH) / 2, self.coils, self.widths)
 
     def matrices(self, correlation: Tensor, rows: slice) -> Tensor:
-        """``(ky, kx, coil, coil)`` of some rows."""
-        partial = torch.einsum("cdpq,yp->yqcd", correlation, self.by_row[rows])
-        return torch.einsum("yqcd,xq->yxcd", partial, self.by_column)
+        """``(..., ky, kx, coil, coil)`` of some rows."""
+        partial = torch.einsum("...cdpq,yp->...yqcd", correlation, self.by_row[rows])
+        return torch.einsum("...yqcd,xq->...yxcd", partial, self.by_column)
 
-    def row_blocks(self) -> list[slice]:
-        """The rows of the grid, a few at a time."""
-        voxel = self.coils**2 * self.by_row.element_size()
-        size = max(1, BLOCK_BYTES // (voxel * self.grid[1]))
+    def row_blocks(self, count: int) -> list[slice]:
+        """The rows of the grid, a few at a time, for a batch of ``count``."""
+        voxel = count * self.coils**2 * self.by_row.element_size()
+        room = BLOCK_BYTES if self.by_row.device.type == "cpu" else DEVICE_BYTES
+        size = max(1, room // (voxel * self.grid[1]))
         return [slice(start, start + size) for start in range(0, self.grid[0], size)]
 
 
@@ -191,7 +214,20 @@ def _length(vectors: Tensor) -> Tensor:
     return safe_root((vectors.real**2 + vectors.imag**2).sum(dim=-2, keepdim=True))
 
 
+def _trace(matrices: Tensor) -> Tensor:
+    """Of Hermitian matrices ``(..., n, n)``."""
+    return matrices.diagonal(dim1=-2, dim2=-1).real.sum(-1)
+
+
+def _block(calibration: Tensor) -> Block:
+    """Rows and columns from the first true entry to the last, of one ``(ky, kx)`` on the CPU."""
+    return _extent(calibration.any(1)), _extent(calibration.any(0))
+
+
 def _extent(lines: Tensor) -> slice:
-    """From the first true entry to the last."""
     found = lines.nonzero()[:, 0]
     return slice(int(found[0]), int(found[-1]) + 1)
+
+
+def _widths(coils: int, block: Block) -> tuple[int, ...]:
+    return kernel_widths(coils, tuple(part.stop - part.start for part in block))
