@@ -11,6 +11,7 @@ where later runs take what they do not find under ``build``: the numbers behind 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,40 @@ def write(folder: Path | None, name: str, cell: Any) -> None:
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(cell, indent=1))
         partial.replace(path)
+
+
+def claim(folder: Path, name: str) -> bool:
+    """Whether this process is to measure a cell: no other one that still runs has said so."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.claim"
+    for _ in range(2):
+        try:
+            with path.open("x") as file:
+                file.write(str(os.getpid()))
+            return True
+        except FileExistsError:
+            owner = _number(path)
+            if owner == os.getpid():
+                return True
+            if owner is None or _runs(owner):
+                return False
+            path.unlink(missing_ok=True)  # of a run that was interrupted
+    return False
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # being written or removed right now
+        return None
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except OSError:
+        return False
+    return True
 
 
 def start_over(folder: Path) -> None:

@@ -25,8 +25,9 @@ times the measured one is added to the data, and the covariance told to every me
 
 Every cell is kept under ``build/benchmarks/noise_paper``, and in ``results/noise_paper.json`` once
 gathered (:mod:`benchmarks.cells`), and not run again; a named cell of many
-samples goes on where it was interrupted. ``--part 1/2`` and ``--part 2/2`` share the work between
-two processes; afterwards a run without it finds all cells and writes tables, pictures and report.
+samples goes on where it was interrupted. Processes with ``--part 1/2`` and ``--part 2/2`` begin at
+different cells and leave out what the other has; afterwards a run without it finds all cells and
+writes tables, pictures and report.
 ``--limit-minutes`` begins no cell after so many minutes. Cells say on which device they were
 measured; problem and samples are the same on all.
 """
@@ -304,11 +305,12 @@ def named(networks: Sequence[str], scans: Sequence[str] = BRAINS) -> list[Settin
             if scan in scans]
 
 
-def share(settings: Sequence[Setting], part: int, parts: int) -> list[Setting]:
-    """One of ``parts`` even shares. Turned by one after every round of patterns: else each share
-    would have patterns of its own."""
-    return [setting for number, setting in enumerate(settings)
-            if (number + number // len(KINDS)) % parts == part - 1]
+def by_case(settings: Sequence[Setting], part: int, parts: int) -> list[Setting]:
+    """Cells of one undersampled scan side by side, as its coil maps are estimated once a process;
+    each of ``parts`` processes begins elsewhere."""
+    ordered = sorted(settings, key=lambda s: (s.scan, s.kind, s.rate))  # stable
+    start = (part - 1) * len(ordered) // parts
+    return [*ordered[start:], *ordered[:start]]
 
 
 def main() -> None:
@@ -323,7 +325,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="*", default=NETWORKS,
                         help="not all that ship: cells are kept, but no report")
     parser.add_argument("--scans", nargs="*", default=BRAINS, help="not all: the same")
-    parser.add_argument("--part", default="1/1", metavar="I/N", help="one of N even shares")
+    parser.add_argument("--part", default="1/1", metavar="I/N", help="process I of N that share the cells")
     parser.add_argument("--finished", action="store_true", help="report what is there, run nothing")
     add_options(parser, limit=True)
     args = parser.parse_args()
@@ -338,12 +340,14 @@ def main() -> None:
     part, parts = (int(number) for number in args.part.split("/"))
     if args.finished:
         deep, wide = ([s for s in some if finished(s)] for some in (deep, wide))
-    settings = share([*deep, *wide], part, parts)
+    settings = by_case([*deep, *wide], part, parts)
     done = {}
     for number, setting in enumerate(settings, start=1):
         if limit.over:
             print(f"{number - 1} of {len(settings)}: the time is up", flush=True)
             return
+        if parts > 1 and not (finished(setting) or cells.claim(CACHE, setting.name)):
+            continue  # another process is at it
         begun = clock(where)
         done[setting] = measure(setting, where=where)
         print(f"{number} of {len(settings)}: {setting.name}, {clock(where) - begun:.1f} s",

@@ -113,6 +113,7 @@ class Case:
         return matched_filter(forward_model(replace(full, maps=self.scan.maps)), full.kspace)
 
 
+@cache
 def case(
     name: str, kind: str = "random", acceleration: float = 4, seed: int = 0,
     calibration: float = CALIBRATION, coils: int | None = None,

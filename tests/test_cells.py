@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,3 +48,13 @@ def test_cells_of_another_folder_or_of_none_are_not_mixed_up(folder: Path, tmp_p
     assert cells.read(tmp_path / "example", "a", results) is None
     assert cells.read(None, "a", results) is None
     cells.write(None, "a", 1)
+
+
+def test_a_cell_is_claimed_by_one_process_that_runs(tmp_path: Path) -> None:
+    assert cells.claim(tmp_path, "one")
+    assert cells.claim(tmp_path, "one")  # its own
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    (tmp_path / "two.claim").write_text(str(other.pid))
+    assert not cells.claim(tmp_path, "two")
+    other.communicate(b"\n")
+    assert cells.claim(tmp_path, "two")  # it was interrupted

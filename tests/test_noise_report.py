@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -40,16 +41,18 @@ def test_table_of_seconds_names_devices_once_one_is_not_the_cpu() -> None:
     assert "| 40 | 30 | 1.33 | 12 | some GPU |" in text
 
 
-@pytest.mark.parametrize("parts", [1, 2, 3, 4, 8, 12])
-def test_shares_are_even_and_miss_nothing(parts: int) -> None:
-    settings = noise_paper.full_grid(["a", "b"], 200)
-    shares = [noise_paper.share(settings, part, parts) for part in range(1, parts + 1)]
-    assert sorted(s.name for one in shares for s in one) == sorted(s.name for s in settings)
-    for one in shares:
-        assert abs(len(one) - len(settings) / parts) <= 2
-        assert {s.kind for s in one} == set(noise_paper.KINDS)
-        assert {(s.scan, s.network) for s in one} == {
-            (s.scan, s.network) for s in settings}
+@pytest.mark.parametrize("parts", [1, 5])
+def test_every_process_has_all_cells_case_by_case(parts: int) -> None:
+    settings = noise_paper.full_grid(["varnet", "modl"], 200)
+    firsts = set()
+    for part in range(1, parts + 1):
+        order = noise_paper.by_case(settings, part, parts)
+        firsts.add(order[0])
+        assert sorted(s.name for s in order) == sorted(s.name for s in settings)
+        cases = [(s.scan, s.kind, s.rate) for s in order]
+        changes = sum(a != b for a, b in pairwise(cases))
+        assert changes <= len(set(cases))
+    assert len(firsts) == parts
 
 
 def test_summary_takes_means_over_patterns_and_accelerations(tmp_path: Path) -> None:
