@@ -325,7 +325,8 @@ def main() -> None:
     parser.add_argument("--networks", nargs="*", default=NETWORKS,
                         help="not all that ship: cells are kept, but no report")
     parser.add_argument("--scans", nargs="*", default=BRAINS, help="not all: the same")
-    parser.add_argument("--part", default="1/1", metavar="I/N", help="process I of N that share the cells")
+    parser.add_argument("--part", default="1/1", metavar="I/N",
+                        help="process I of N that share the cells")
     parser.add_argument("--finished", action="store_true", help="report what is there, run nothing")
     add_options(parser, limit=True)
     args = parser.parse_args()
