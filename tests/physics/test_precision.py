@@ -13,7 +13,12 @@ from snrecon.data import NoiseModel, Scan
 from snrecon.noise import certified, noise_map
 from snrecon.noise.problem import Problem
 from snrecon.noise.sketch import random_phase
-from snrecon.physics.precision import low_precision, low_precision_pays, lowered
+from snrecon.physics.precision import (
+    full_precision,
+    low_precision,
+    low_precision_pays,
+    lowered,
+)
 from snrecon.recon import E2EVarNet, MoDL, UNet, VarNet
 
 RECONS = {
@@ -105,3 +110,13 @@ def test_a_run_goes_on_in_the_precision_it_began_with(monkeypatch, tmp_path):
 def test_the_hardware_is_asked():
     assert low_precision_pays(torch.device("meta")) is False
     assert isinstance(low_precision_pays(torch.device("cpu")), bool)
+
+
+def test_full_precision_keeps_tf32_out_and_restores_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    before = torch.backends.cudnn.allow_tf32
+    with pytest.raises(ValueError, match="within"), full_precision():
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
+        raise ValueError("within")
+    assert torch.backends.cudnn.allow_tf32 == before

@@ -10,6 +10,7 @@ from torch import Tensor
 from snrecon.errors import SnreconWarning
 from snrecon.noise.problem import Problem, probe_generator
 from snrecon.physics.jacobian import NotDifferentiableError
+from snrecon.physics.precision import full_precision
 
 STREAM = 3
 DISAGREEMENT = 0.3
@@ -78,8 +79,7 @@ def require_derivative(
 
 
 def _difference(problem: Problem, noise: Tensor) -> Tensor:
-    """The forward difference of f along a draw of the noise: one evaluation, as the image is known.
-    """
+    """The forward difference of f along a draw of the noise."""
     kspace = problem.scan.kspace
     f = problem.bound.function
     # Small enough for curvature to vanish, large enough for rounding: sqrt of the unit roundoff
@@ -87,5 +87,7 @@ def _difference(problem: Problem, noise: Tensor) -> Tensor:
     eps = torch.finfo(kspace.real.dtype).eps
     ratio = float(torch.linalg.vector_norm(kspace) / torch.linalg.vector_norm(noise))
     step = min(max(eps**0.5 * ratio, 1e-3), 0.5)
-    with torch.no_grad():
-        return (f(kspace + step * noise) - problem.image) / step
+    with torch.no_grad(), full_precision():
+        # The image at hand may have been rounded otherwise.
+        image = problem.image if kspace.device.type == "cpu" else f(kspace)
+        return (f(kspace + step * noise) - image) / step

@@ -12,6 +12,7 @@ from snrecon.errors import InputError
 from snrecon.noise.problem import Problem, Reconstruction, probe_generator
 from snrecon.noise.replicas import evaluate
 from snrecon.physics.jacobian import NotDifferentiableError
+from snrecon.physics.precision import full_precision
 
 STREAM = 4
 
@@ -71,12 +72,12 @@ def linearity_check(
         InputError: if the reconstruction cannot be differentiated.
     """
     problem = Problem.of(recon, scan)
-    kspace, image = scan.kspace, problem.image
-    inside = torch.ones_like(image, dtype=torch.bool) if region is None else region
     first: list[Tensor] = []
     odd: list[Tensor] = []
     even: list[Tensor] = []
-    with torch.no_grad():
+    with torch.no_grad(), full_precision():
+        kspace, image = scan.kspace, problem.image
+        inside = torch.ones_like(image, dtype=torch.bool) if region is None else region
         for k in range(draws):
             generator = probe_generator(seed, k, STREAM)
             noise = noise_scale * problem.colouring.sample(generator, kspace.dtype)

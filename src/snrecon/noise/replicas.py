@@ -7,12 +7,15 @@ that maps k-space to an image, differentiable or not.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
 from snrecon.noise.problem import Problem, Progress
 from snrecon.noise.sampling import Rule, StateFile, run
 from snrecon.noise.state import State
+from snrecon.physics.precision import full_precision
 
 STREAM = 2
 
@@ -46,7 +49,8 @@ def replicas(
 
     def sampler(indices: range) -> Tensor:
         noise = problem.noise(seed, indices, STREAM)
-        with torch.no_grad():
+        # Noise that was scaled down must stand out from rounding; at its own size it does.
+        with torch.no_grad(), full_precision() if noise_scale < 1 else nullcontext():
             images = evaluate(problem, kspace + noise_scale * noise)
         return (images - image) / noise_scale
 

@@ -35,6 +35,26 @@ def lowered(tangents: Tensor) -> Tensor:
     return tangents if dtype is None or tangents.dtype != torch.float32 else tangents.to(dtype)
 
 
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Products of single-precision numbers in single precision within, where GPUs would round their
+    factors to TF32 (10 bits), as cuDNN's convolutions do by default.
+
+    That is as good as any noise for one image, but not for the difference of two: rounding that
+    changes from one to the other is larger than what a small step changes.
+    """
+    if not torch.cuda.is_available():
+        yield
+        return
+    convolutions, matrices = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, matrices.allow_tf32
+    convolutions.allow_tf32 = matrices.allow_tf32 = False
+    try:
+        yield
+    finally:
+        convolutions.allow_tf32, matrices.allow_tf32 = before
+
+
 def low_precision_pays(device: torch.device) -> bool:
     """Whether the hardware multiplies bfloat16 faster than single precision: CPUs with AVX512-BF16
     or AMX, GPUs with tensor cores for it."""

@@ -32,6 +32,7 @@ from snrecon.training.config import Config
 from snrecon.training.stream import Drawn
 
 BATCH = 4
+"""Probes at once on a CPU; elsewhere as many as a half has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,9 +114,10 @@ def label(recon: Any, scan: Scan, probes: int, seed: int) -> Label | None:
                                  else surrogate.variance / 2) for _ in range(2)]
     pays = problem.bound.linearize is not None and low_precision_pays(problem.image.device)
     half = probes // 2
+    batch = BATCH if problem.image.device.type == "cpu" else max(half, 1)
     for number in range(2):
-        for start in range(number * half, (number + 1) * half, BATCH):
-            indices = range(start, min(start + BATCH, (number + 1) * half))
+        for start in range(number * half, (number + 1) * half, batch):
+            indices = range(start, min(start + batch, (number + 1) * half))
             noise = problem.colouring(random_phase(problem, seed, indices))
             with torch.no_grad(), low_precision(torch.bfloat16 if pays else None):
                 product = problem.linearization.jvp(noise)
@@ -136,7 +138,7 @@ def label(recon: Any, scan: Scan, probes: int, seed: int) -> Label | None:
                   + controlled(two, coefficients(one, inside))[0]) / 2 * scale
     bright = problem.image.abs() ** 2 >= 9 * reference
     weight = torch.where(bright, 1.0, BACKGROUND) * inside
-    return Label(*(part.float() for part in (seen.channels, target, halves, weight)))
+    return Label(*(part.float().cpu() for part in (seen.channels, target, halves, weight)))
 
 
 def fingerprint(config: Config) -> str:
@@ -155,18 +157,20 @@ def labels(
     recon: Any, config: Config, source: Drawn, count: int, folder: Path,
     progress: Callable[[int], None] | None = None,
 ) -> list[Label]:
-    """The first labels of a source, kept in a folder and not made again.
+    """The first labels of a source, kept in a folder and not made again; made on a GPU if there is
+    one.
 
     Raises:
         InputError: if the reconstruction does not work.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    where = "cuda" if torch.cuda.is_available() else "cpu"
     found = []
     for index in range(count):
         path = folder / f"{index}.safetensors"
         one = Label.open(path)
         if one is None:
-            scan = simulated_scan(source, index)
+            scan = simulated_scan(source, index).to(where)
             one = label(recon, scan, config.reconstruction.probes, index)
             if one is None:
                 empty = torch.zeros(1)
