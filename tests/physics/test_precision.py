@@ -114,9 +114,13 @@ def test_the_hardware_is_asked():
 
 def test_full_precision_keeps_tf32_out_and_restores_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    before = torch.backends.cudnn.allow_tf32
-    with pytest.raises(ValueError, match="within"), full_precision():
-        assert not torch.backends.cudnn.allow_tf32
-        assert not torch.backends.cuda.matmul.allow_tf32
-        raise ValueError("within")
-    assert torch.backends.cudnn.allow_tf32 == before
+    backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [one.allow_tf32 for one in backends]
+    backends[0].allow_tf32 = True
+    with full_precision():
+        within = [one.allow_tf32 for one in backends]
+    after = backends[0].allow_tf32
+    backends[0].allow_tf32 = before[0]
+    assert within == [False, False]
+    assert after
+    assert [one.allow_tf32 for one in backends] == before
