@@ -1,0 +1,37 @@
+"""The check of Jacobian products against differences of the function."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from benchmarks.small_problems import irregular_mask, small_scan
+from torch import Tensor
+
+from snrecon.errors import SnreconWarning
+from snrecon.noise.derivative import DISAGREEMENT, STREAM, require_derivative
+from snrecon.noise.problem import Problem
+from snrecon.physics.fourier import ifft
+from snrecon.physics.jacobian import NotDifferentiableError
+
+
+def test_curvature_at_a_thousandth_of_the_noise_is_no_wrong_derivative() -> None:
+    """The first step of the difference is too long for it, a shorter one is not."""
+    scan = small_scan(irregular_mask())
+
+    def wavy(kspace: Tensor) -> Tensor:
+        z = 1500 * ifft(kspace, (-2, -1)).sum(-3)
+        return torch.complex(z.real.sin(), z.imag.sin()) / 1500
+
+    problem = Problem.of(wavy, scan)
+    noise = problem.noise(0, range(1), STREAM)[0]
+    product = problem.linearization.jvp(noise[None])[0]
+    far = (wavy(scan.kspace + 1e-3 * noise) - problem.image) / 1e-3
+    assert float((far - product).norm() / far.norm()) > DISAGREEMENT
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SnreconWarning)
+        assert 0 < require_derivative(problem)["derivative_check"] < DISAGREEMENT
+        assert 0 < require_derivative(problem, transposed=True)["derivative_check"] < DISAGREEMENT
+        with pytest.raises(NotDifferentiableError, match="disagree with finite differences"):
+            require_derivative(problem, known=(noise, 2 * product))
