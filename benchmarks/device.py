@@ -16,6 +16,7 @@ from benchmarks.table import table
 from snrecon.noise.exact import rows
 from snrecon.noise.problem import Problem
 from snrecon.noise.replicas import evaluate
+from snrecon.physics.clock import clock
 
 CPU = "cpu"
 BATCH = 16
@@ -45,14 +46,6 @@ def label(device: torch.device | str) -> str:
     """What a cell says of where it was measured."""
     device = torch.device(device)
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def clock(device: torch.device | str) -> float:
-    """Seconds, once all that was asked of the device is done."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 class Limit:

@@ -42,7 +42,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import cells
-from benchmarks.device import CPU, Limit, add_options, chosen_device, clock, label, vjp_passes
+from benchmarks.device import CPU, Limit, add_options, chosen_device, label, vjp_passes
 from benchmarks.noise_paper import drawn_voxels
 from benchmarks.real_scans import ROOT, case
 from benchmarks.scores import weights_checksum
@@ -62,6 +62,7 @@ from snrecon.noise.replicas import evaluate
 from snrecon.noise.sampling import StateFile
 from snrecon.noise.sketch import random_phase
 from snrecon.noise.surrogate import LineSurrogate
+from snrecon.physics.clock import clock
 from snrecon.physics.precision import low_precision
 from snrecon.recon.base import Reconstructor
 from snrecon.recon.registry import load

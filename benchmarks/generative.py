@@ -31,11 +31,12 @@ import torch
 from torch import Tensor
 
 from benchmarks import cells
-from benchmarks.device import CPU, Limit, add_options, chosen_device, clock, label, timed_table
+from benchmarks.device import CPU, Limit, add_options, chosen_device, label, timed_table
 from benchmarks.real_scans import BRAINS, ROOT, Case, case, full_scan
 from benchmarks.scores import baseline, interval, score, weights_checksum
 from benchmarks.table import publish
 from snrecon.errors import SnreconWarning
+from snrecon.physics.clock import clock
 from snrecon.physics.fourier import grid_axes, ifft
 from snrecon.recon.base import Reconstructor
 from snrecon.recon.registry import load

@@ -45,7 +45,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import cells
-from benchmarks.device import CPU, Limit, add_options, chosen_device, clock, label
+from benchmarks.device import CPU, Limit, add_options, chosen_device, label
 from benchmarks.real_scans import BRAINS, ROOT, Case, case
 from benchmarks.scores import NETWORKS, weights_checksum
 from snrecon.data import NoiseModel
@@ -57,6 +57,7 @@ from snrecon.noise.replicas import replicas
 from snrecon.noise.sampling import BLOCK, StateFile
 from snrecon.noise.sketch import random_phase, sketch
 from snrecon.noise.state import State
+from snrecon.physics.clock import clock
 from snrecon.recon.registry import load
 
 CACHE = ROOT / "build" / "benchmarks" / "noise_paper"

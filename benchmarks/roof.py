@@ -24,10 +24,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.cost import scan_of
-from benchmarks.device import clock, label
+from benchmarks.device import label
 from benchmarks.table import publish, table
 from snrecon.noise.problem import Problem
 from snrecon.noise.sketch import random_phase
+from snrecon.physics.clock import clock
 from snrecon.physics.precision import full_precision, low_precision
 from snrecon.recon.registry import load
 

@@ -113,3 +113,7 @@ def _plain_warnings(debug: bool) -> None:
         warnings.simplefilter("ignore")
     warnings.simplefilter("always", SnreconWarning)
     warnings.showwarning = show
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -22,6 +22,7 @@ from snrecon.noise.moments import Moments
 from snrecon.noise.problem import Problem, Progress, probe_generator
 from snrecon.noise.sampling import SAVE_EVERY, StateFile
 from snrecon.noise.state import State, assemble, same_image
+from snrecon.physics.clock import clock
 
 STREAM = 5
 
@@ -91,7 +92,7 @@ def exact(
             for unit, group in zip(units, batch, strict=True):
                 unit[group] = cotangent[group]
             units = units.reshape(len(batch), *image.shape)
-            begun = time.perf_counter()
+            begun = clock(image.device)
             if chunk is None and start > resumed:
                 along, size = peak_bytes(lambda u=units: rows(problem, u))  # type: ignore[misc]
                 chunk = chunk_size(size, image.device, CPU_CAP)
@@ -106,7 +107,8 @@ def exact(
                 for group, values in zip(batch, found, strict=True):
                     covariance[number, group] = values / 2
             if start > resumed:  # the first rows carry the cost of setting up
-                seconds, timed = seconds + time.perf_counter() - begun, timed + parts * len(batch)
+                seconds += clock(image.device) - begun
+                timed += parts * len(batch)
             start += len(batch)
             if progress is not None:
                 progress(parts * start, parts * len(groups), "exact: rows")
@@ -276,7 +278,7 @@ def forward_seconds(problem: Problem) -> float:
     times = []
     with torch.no_grad():
         for _ in range(2):
-            begun = time.perf_counter()
+            begun = clock(problem.scan.kspace.device)
             problem.bound.function(problem.scan.kspace)
-            times.append(time.perf_counter() - begun)
+            times.append(clock(problem.scan.kspace.device) - begun)
     return max(min(times), 1e-9)
