@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from snrecon.noise.blur import blur
-from snrecon.noise.certificate import certified, judged
+from snrecon.noise.certificate import T95, _certificate, certified, judged
 from snrecon.noise.crossfit import coefficients, controlled, fitted_prior, limited, shrunk
 from snrecon.noise.folds import FOLDS, FoldMoments
 
@@ -270,3 +270,14 @@ def test_beyond_the_surrogate_the_map_is_the_plain_mean():
     found = certified(nowhere, image)
     assert found is not None
     assert bool((found.covariance[0] > 0).all())
+
+
+def test_no_certificate_is_tighter_than_the_scatter_of_its_estimate() -> None:
+    """Squared errors that come out negative by chance must not certify an error of 0."""
+    squares = [-4e-4, -2e-4, 1e-4, -3e-4, -1e-4, -5e-4, -2e-4, -2e-4]
+    found = _certificate(squares, 64)
+    spread = float(torch.tensor(squares, dtype=torch.float64).std()) / 8**0.5
+    assert found.error == 0
+    assert found.bound == pytest.approx((T95[6] * spread) ** 0.5)
+    shifted = _certificate([s + 1e-3 for s in squares], 64)
+    assert shifted.bound > found.bound

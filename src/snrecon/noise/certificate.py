@@ -242,5 +242,6 @@ def _certificate(squares: list[float], probes: int) -> Certificate:
     values = torch.tensor(squares, dtype=torch.float64)
     mean = float(values.mean())
     spread = float(values.std()) / len(squares) ** 0.5
-    limit = mean + T95[min(len(squares) - 1, len(T95)) - 1] * spread
-    return Certificate(max(mean, 0.0) ** 0.5, max(limit, 0.0) ** 0.5, probes)
+    # An estimate below 0 is chance: nobody can be certain of an error smaller than its scatter.
+    limit = max(mean, 0.0) + T95[min(len(squares) - 1, len(T95)) - 1] * spread
+    return Certificate(max(mean, 0.0) ** 0.5, limit**0.5, probes)
