@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -124,3 +126,33 @@ def test_full_precision_keeps_tf32_out_and_restores_it(monkeypatch: pytest.Monke
     assert within == [False, False]
     assert after
     assert [one.allow_tf32 for one in backends] == before
+
+
+@pytest.mark.parametrize("setting", [
+    "pass", "b.cudnn.allow_tf32 = False", "torch.set_float32_matmul_precision('high')",
+    "b.cuda.matmul.fp32_precision = 'tf32'", "b.cudnn.conv.fp32_precision = 'ieee'"])
+def test_full_precision_with_either_switch_of_torch(setting: str) -> None:
+    """In a process of its own: torch never forgets that the newer switch was used."""
+    if not hasattr(torch.backends.cudnn, "conv"):
+        setting = "pass"  # torch is older than that switch
+    code = f"""
+import torch
+from snrecon.physics.precision import full_precision
+b = torch.backends
+torch.cuda.is_available = lambda: True
+{setting}
+def state():
+    found = []
+    for read in (lambda: b.cudnn.allow_tf32, lambda: b.cuda.matmul.allow_tf32,
+                 lambda: b.cudnn.conv.fp32_precision, lambda: b.cuda.matmul.fp32_precision):
+        try:
+            found.append(read())
+        except (RuntimeError, AttributeError):
+            found.append(None)
+    return found
+before = state()
+with full_precision():
+    assert "tf32" not in state() and True not in state(), state()
+assert state() == before, (before, state())
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,13 +47,30 @@ def full_precision() -> Iterator[None]:
     if not torch.cuda.is_available():
         yield
         return
-    convolutions, matrices = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = convolutions.allow_tf32, matrices.allow_tf32
-    convolutions.allow_tf32 = matrices.allow_tf32 = False
+    backends = torch.backends
+    with _no_tf32(backends.cudnn, "conv"), _no_tf32(backends.cuda.matmul):
+        yield
+
+
+@contextmanager
+def _no_tf32(backend: Any, operation: str = "") -> Iterator[None]:
+    """Of one library. torch has two switches for it, and refuses to read the older one once
+    somebody has used the newer one: that is then the one to turn."""
+    name: str
+    off: object
+    try:
+        before, name, off = backend.allow_tf32, "allow_tf32", False
+    except RuntimeError:
+        backend = getattr(backend, operation) if operation else backend
+        before, name, off = backend.fp32_precision, "fp32_precision", "ieee"
+    if before == off:
+        yield
+        return
+    setattr(backend, name, off)
     try:
         yield
     finally:
-        convolutions.allow_tf32, matrices.allow_tf32 = before
+        setattr(backend, name, before)
 
 
 def low_precision_pays(device: torch.device) -> bool:
