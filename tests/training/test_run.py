@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from snrecon.errors import InputError
+from snrecon.networks.store import load_weights
 from snrecon.networks.varnet import VarNet
+from snrecon.training.apply import apply
 from snrecon.training.config import (
     Config,
     DataConfig,
@@ -20,9 +22,11 @@ from snrecon.training.config import (
     SimulationConfig,
     TrainerConfig,
 )
+from snrecon.training.curvature import around, curvature
 from snrecon.training.gram import batch_gram
 from snrecon.training.scores import logarithmic_error, nmse, sense_nmse
 from snrecon.training.simulate import Simulator
+from snrecon.training.stream import training_source
 
 
 def configuration(images, folder, **trainer) -> Config:
@@ -60,11 +64,12 @@ def test_one_slice_can_be_learnt(generator):
     assert sense < float(nmse(batch.b, batch.target))
 
 
-def test_an_interrupted_run_continues_bit_for_bit(images, tmp_path):
+@pytest.mark.parametrize("curvature", [0.0, 1.0])
+def test_an_interrupted_run_continues_bit_for_bit(images, tmp_path, curvature):
     pytest.importorskip("lightning")
     from snrecon.training import train
 
-    whole = train(configuration(images, tmp_path / "whole"))
+    whole = train(configuration(images, tmp_path / "whole", curvature=curvature))
 
     class Interrupted(Exception):
         pass
@@ -73,7 +78,7 @@ def test_an_interrupted_run_continues_bit_for_bit(images, tmp_path):
         if message.startswith("step 5,"):
             raise Interrupted
 
-    parts = configuration(images, tmp_path / "parts")
+    parts = configuration(images, tmp_path / "parts", curvature=curvature)
     with pytest.raises(Interrupted):
         train(parts, progress=stop)
     resumed = train(parts, resume=True)
@@ -83,6 +88,35 @@ def test_an_interrupted_run_continues_bit_for_bit(images, tmp_path):
         assert torch.equal(a[key], b[key]), key
     other = train(replace(parts, trainer=replace(parts.trainer, seed=6)))
     assert not torch.equal(load_file(other)["steps"], a["steps"])
+
+
+def test_a_network_can_be_taught_to_be_straight_over_its_noise(images, tmp_path):
+    """Two trainings from the same weights: noise bends the one that was asked for it less, and that
+    one still reconstructs."""
+    pytest.importorskip("lightning")
+    from snrecon.training import train
+
+    def settings(folder, **trainer):
+        config = configuration(images, folder, max_steps=120, interval=120, learning_rate=5e-3,
+                               ema=0.9, **trainer)
+        return replace(
+            config, network=NetworkConfig("unet", {"chans": 6, "pools": 2, "sense_steps": 8}),
+            simulation=replace(config.simulation, snr=[3.0, 6.0], accelerations=[4.0]))
+
+    held_out = training_source(settings(tmp_path, seed=77)).draw(0, 8)
+    three = around(held_out, torch.Generator().manual_seed(1))
+    taught = str(train(settings(tmp_path / "first")))
+    found, errors = {}, {}
+    for weight in (0.0, 3.0):
+        folder = tmp_path / f"second{weight:g}"
+        path = train(settings(folder, curvature=weight, initial=taught))
+        with torch.no_grad():
+            answer = apply(load_weights("unet", str(path)), three)
+        found[weight] = float(curvature(answer, held_out.support).mean())
+        errors[weight] = float(nmse(answer[:8], held_out.target).mean())
+        assert ("curvature" in rows(folder)[0]) == (weight > 0)
+    assert found[3.0] < 0.5 * found[0.0], (found, errors)
+    assert errors[3.0] < 1.3 * errors[0.0], (found, errors)
 
 
 def rows(folder) -> list[dict[str, str]]:

@@ -94,6 +94,9 @@ class TrainerConfig:
     """Largest norm of the gradient."""
     ema: float = 0.998
     """Decay per step of the averaged weights, which are what is exported."""
+    curvature: float = 0.0
+    """Weight of the network's curvature over its own noise, by which a noise map of first order is
+    wrong (``snrecon.training.curvature``). Above 0, a step takes about three times as long."""
     precision: str = "auto"
     """``auto``: bfloat16 convolutions where the processor multiplies them natively; ``float32``;
     ``bfloat16``. The physics is always single precision."""

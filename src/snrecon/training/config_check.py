@@ -77,8 +77,9 @@ def check(config: Config, name: str = "configuration") -> None:
     for key, value in positive.items():
         if value <= 0:
             raise InputError(f"{name}: {key} must be positive, but it is {value}.")
-    if trainer.patience < 0:
-        raise InputError(f"{name}: trainer.patience must not be negative.")
+    for key in ("patience", "curvature"):
+        if getattr(trainer, key) < 0:
+            raise InputError(f"{name}: trainer.{key} must not be negative.")
     if trainer.patience and not config.data.validation:
         raise InputError(f"{name}: trainer.patience needs data.validation.")
     if trainer.max_minutes <= 0 and trainer.max_steps <= 0:
@@ -113,9 +114,9 @@ def _check_prediction(config: Config, name: str) -> None:
                          "reconstruction.probes at least 4.")
     alone = predicts or config.scheme in PRIORS
     if alone and (config.trainer.patience or config.trainer.devices > 1
-                  or config.trainer.logger != "csv"):
-        raise InputError(f"{name}: trainer.patience, devices and logger are not for the scheme "
-                         f"{config.scheme}.")
+                  or config.trainer.curvature or config.trainer.logger != "csv"):
+        raise InputError(f"{name}: trainer.patience, devices, curvature and logger are not for the "
+                         f"scheme {config.scheme}.")
     if predicts and config.trainer.initial:
         raise InputError(f"{name}: trainer.initial is not for the scheme noise_predictor.")
 

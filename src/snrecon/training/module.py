@@ -22,6 +22,7 @@ from snrecon.training.apply import apply, build, target_of
 from snrecon.training.batch import Batch
 from snrecon.training.checkpoint import share_of
 from snrecon.training.config import Config
+from snrecon.training.curvature import around, curvature
 from snrecon.training.optimise import follow, set_rate
 from snrecon.training.schemes import scheme_of
 from snrecon.training.scores import nmse
@@ -54,6 +55,7 @@ class Training(lightning.LightningModule):
         self.before = 0.0
         self.began = time.monotonic()
         self.recent: list[float] = []
+        self.bends: list[float] = []
         self.best, self.waited = math.inf, 0
 
     @property
@@ -89,9 +91,20 @@ class Training(lightning.LightningModule):
             self.config.trainer.seed * 2_000_003 + self.global_step)
         batch = Batch(*item)
         batch = replace(batch, target=self.wanted(batch.target))
-        losses = self.scheme.loss(
-            lambda part: self.reconstruct(self.network, part), batch, generator)
-        loss = losses.mean()
+        weight = self.config.trainer.curvature
+        bend = torch.zeros((), device=batch.b.device)
+        known: Tensor | None = None
+        if weight:
+            images = self.reconstruct(self.network, around(batch, generator))
+            known, bend = images[: len(batch.b)], curvature(images, batch.support).mean()
+            self.bends.append(float(bend.detach()))
+
+        def reconstruct(part: Batch) -> Tensor:
+            if part is batch and known is not None:
+                return known
+            return self.reconstruct(self.network, part)
+
+        loss = self.scheme.loss(reconstruct, batch, generator).mean() + weight * bend
         self.recent.append(float(loss.detach()))
         return loss
 
@@ -119,6 +132,9 @@ class Training(lightning.LightningModule):
         row = {"minutes": self.elapsed / 60, "step": float(self.global_step),
                "loss": sum(self.recent) / count}
         self.recent.clear()
+        if self.config.trainer.curvature:
+            row["curvature"] = sum(self.bends) / max(1, len(self.bends))
+            self.bends.clear()
         with torch.no_grad():
             for rate, batch in self.validation.items():
                 batch = batch.to(self.device)
