@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from snrecon.cli.main import main
 from snrecon.data import NoiseMap, Scan
 from snrecon.noise import acquire, attribution, linearity_check, noise_map, psf, roi
 from snrecon.physics.phantom import brain_phantom
 from snrecon.recon.registry import load
+from snrecon.report.demo import save_scan
 from snrecon.training.simulate import simulate_scan
 from snrecon.uncertainty import decompose, posterior, sure
 
@@ -144,3 +148,26 @@ def test_uncertainty() -> None:
     posterior(recon, there("plane"), samples=4, seed=0)
     decompose(recon, there("plane"), rounds=3, seeds=3)
     sure(load("tv", lamda=1.0, iterations=20), there("lines"))
+
+
+@pytest.mark.parametrize("words", [
+    ("noise", "--method", "varnet", "--tolerance", "0.3", "--dither", "0.5", "--out", "{}/x.h5"),
+    ("noise", "--method", "sense", "--estimator", "exact", "--out", "{}/x.npz"),
+    ("recon", "--method", "score", "--set", "steps=4", "--out", "{}/x.h5"),
+    ("posterior", "--method", "score", "--set", "steps=4", "--samples", "3", "--out", "{}/x.h5"),
+    ("sure", "--method", "tv", "--lambda", "1", "--region", "here={}/here.npy"),
+], ids=lambda words: words[0])
+def test_commands(words: tuple[str, ...], tmp_path: Path) -> None:
+    path = save_scan(scan_of("lines"), tmp_path / "scan.npz")
+    here = np.zeros((32, 32), dtype=bool)
+    here[12:20, 12:20] = True
+    np.save(tmp_path / "here.npy", here)
+    command, *others = (word.format(tmp_path) for word in words)
+    assert main([command, str(path), "--device", DEVICE, *others]) == 0
+
+
+def test_evaluate_command(tmp_path: Path) -> None:
+    full = replace(scan_of("plane"), mask=torch.ones(32, 32, dtype=torch.bool))
+    path = save_scan(full, tmp_path / "full.npz")
+    assert main(["evaluate", str(path), "--device", DEVICE, "--method", "varnet", "--mask",
+                 "random", "--acceleration", "2", "--calibration", "8"]) == 0

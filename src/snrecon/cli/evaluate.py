@@ -10,8 +10,10 @@ from typing import Any
 from snrecon.cli import output
 from snrecon.cli.options import (
     add_command,
+    add_device,
     add_method,
     add_scan,
+    chosen_device,
     load_method,
     undersampling,
 )
@@ -27,6 +29,7 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     add_scan(parser, "results to score, or fully sampled scans: a file or a folder")
     add_method(parser, required=False)
+    add_device(parser)
     group = parser.add_argument_group("scores")
     group.add_argument(
         "--against", metavar="PATH", type=Path,
@@ -67,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
                 args.scan, load_method(args), undersampling(args), name=args.method,
                 reference=args.reference or "rss", region=args.region, progress=progress,
                 key=args.key, slice=args.slice, maps=args.maps,
-                noise_covariance=args.noise_covariance,
+                noise_covariance=args.noise_covariance, device=chosen_device(args),
             )  # fmt: skip
         finished = collect(rows, args.out)
     show(finished, sys.stdout)
@@ -79,6 +82,8 @@ def _no_scan_options(args: argparse.Namespace) -> None:
     names = ("key", "slice", "mask", "acceleration", "calibration", "maps", "noise_covariance",
              "lamda")
     given = [name for name in names if getattr(args, name) is not None]
+    if args.device != "cpu":
+        given.append("device")
     if given:
         option = "lambda" if given[0] == "lamda" else given[0].replace("_", "-")
         raise InputError(f"--{option} belongs to --method; finished images are only compared.")

@@ -10,6 +10,7 @@ from typing import Any
 from snrecon.cli import output
 from snrecon.cli.options import (
     add_command,
+    add_device,
     add_method,
     add_scan,
     count,
@@ -30,6 +31,7 @@ def add(commands: Any) -> None:
     parser = add_command(commands, "noise", "Reconstruct a scan with a map of its noise.", run)
     add_scan(parser)
     add_method(parser, required=False)
+    add_device(parser)
     parser.add_argument(
         "--command",
         metavar="TEXT",
@@ -117,6 +119,8 @@ def _check(args: argparse.Namespace) -> None:
             )
         if args.lamda is not None:
             raise InputError("--lambda belongs to --method; write it into the --command itself.")
+        if args.device != "cpu":
+            raise InputError("--device belongs to --method; an external command chooses its own.")
     if args.compress is not None and args.estimator != "exact":
         raise InputError("--compress is for --estimator exact only.")
     if args.tolerance >= 1:

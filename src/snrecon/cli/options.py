@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from snrecon.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
+
     from snrecon.data import Scan
     from snrecon.recon.base import Reconstructor
 
@@ -75,6 +77,14 @@ def add_method(parser: Parser, required: bool = True) -> None:
     )  # fmt: skip
 
 
+def add_device(parser: Parser) -> None:
+    """Where it is computed."""
+    parser.add_argument(
+        "--device", metavar="NAME", default="cpu",
+        help="where to compute: cpu (default), cuda, cuda:1, ..., or auto: a GPU if there is one",
+    )  # fmt: skip
+
+
 def add_lambda(parser: Parser, help_: str) -> None:
     """The weight of a method's penalty."""
     parser.add_argument("--lambda", metavar="X", dest="lamda", type=penalty, help=help_)
@@ -88,7 +98,8 @@ def load_scan(args: argparse.Namespace) -> Scan:
     """
     from snrecon.io import load
 
-    return load(
+    device = chosen_device(args)  # complains before anything is read
+    scan = load(
         args.scan,
         key=args.key,
         slice=args.slice,
@@ -96,6 +107,33 @@ def load_scan(args: argparse.Namespace) -> Scan:
         maps=args.maps,
         noise_covariance=args.noise_covariance,
     )
+    return scan if device.type == "cpu" else scan.to(device)
+
+
+def chosen_device(args: argparse.Namespace) -> torch.device:
+    """The device that the options name; the CPU for commands without the option.
+
+    Raises:
+        InputError: if there is no such device here.
+    """
+    import torch
+
+    name = getattr(args, "device", "cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(
+            f"--device {name} is no name of a device; give cpu, cuda, cuda:1 or auto."
+        ) from error
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"--device {name} is not supported; give cpu, cuda, cuda:1 or auto.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count() or "no"
+        raise InputError(f"--device {name} is not there: torch finds {found} usable GPU"
+                         f"{'s' if found != 1 else ''}.")
+    return device
 
 
 def undersampling(args: argparse.Namespace) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from typing import Any
 from snrecon.cli import output
 from snrecon.cli.options import (
     add_command,
+    add_device,
     add_method,
     add_scan,
     count,
@@ -29,6 +30,7 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     add_scan(parser)
     add_method(parser)
+    add_device(parser)
     group = parser.add_argument_group("samples")
     group.add_argument(
         "--samples", metavar="N", type=count, default=40, help="how many (default 40)"

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snrecon.cli import output
-from snrecon.cli.options import add_command, add_method, add_scan, count, load_method, load_scan
+from snrecon.cli.options import (
+    add_command,
+    add_device,
+    add_method,
+    add_scan,
+    count,
+    load_method,
+    load_scan,
+)
 from snrecon.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -24,6 +32,7 @@ def add(commands: Any) -> None:
     parser = add_command(commands, "recon", "Reconstruct a scan.", run)
     add_scan(parser)
     add_method(parser)
+    add_device(parser)
     group = parser.add_argument_group("methods that draw or take long")
     group.add_argument("--seed", metavar="S", type=count, default=0, help="seed of what is drawn")
     group.add_argument(

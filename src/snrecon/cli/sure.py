@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from snrecon.cli import output
 from snrecon.cli.options import (
     add_command,
+    add_device,
     add_method,
     add_scan,
     count,
@@ -34,6 +35,7 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     add_scan(parser)
     add_method(parser)
+    add_device(parser)
     group = parser.add_argument_group("risk estimate")
     group.add_argument(
         "--risk", choices=RISKS, default="projected",
@@ -69,7 +71,8 @@ def run(args: argparse.Namespace) -> None:
         output.writable(args.out, [args.scan])
     recon = load_method(args)
     scan = load_scan(args)
-    regions = dict(_region(text) for text in args.region)
+    regions = {name: part.to(scan.kspace.device)
+               for name, part in (_region(text) for text in args.region)}
     from snrecon.uncertainty.sure import sure
 
     options = {} if args.cutoff is None else {"cutoff": args.cutoff}

@@ -124,6 +124,7 @@ def reconstruct(
     reference: str = "rss",
     region: str = "full",
     progress: Progress | None = None,
+    device: torch.device | str = "cpu",
     **reading: Any,
 ) -> Iterator[Row]:
     """Undersample fully sampled scans, reconstruct them and score the images, a row a volume.
@@ -140,6 +141,7 @@ def reconstruct(
         reference: ``rss`` or ``matched``; see the module.
         region: ``full`` or ``head``.
         progress: Called as ``progress(done, total, message)``.
+        device: Where slices are reconstructed, one after the other.
         reading: ``key``, ``slice``, ``maps`` and ``noise_covariance`` of ``load``.
 
     Raises:
@@ -147,7 +149,8 @@ def reconstruct(
     """
     files = scan_files(Path(scans))
     _check(reference, region)
-    return _reconstructed(files, recon, undersample, name, reference, region, progress, reading)
+    return _reconstructed(files, recon, undersample, name, reference, region, progress, device,
+                          reading)
 
 
 def _reconstructed(
@@ -158,6 +161,7 @@ def _reconstructed(
     kind: str,
     region: str,
     progress: Progress | None,
+    device: torch.device | str,
     reading: dict[str, Any],
 ) -> Iterator[Row]:
     for done, path in enumerate(files):
@@ -171,9 +175,10 @@ def _reconstructed(
         for number, full in enumerate(scan):
             if progress is not None:
                 progress(done, len(files), f"{path.name}, slice {number + 1} of {scan.slices}")
-            image, target = _pair(recon, full, full.undersample(mask), kind)
-            images.append(image)
-            targets.append(target)
+            image, target = _pair(
+                recon, full.to(device), full.undersample(mask).to(device), kind)
+            images.append(image.cpu())
+            targets.append(target.cpu())
         values, wanted = torch.stack(images), torch.stack(targets)
         if values.ndim == 4:  # a 3D grid is scored plane by plane
             values, wanted = values[0], wanted[0]
