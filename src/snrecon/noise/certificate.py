@@ -30,7 +30,7 @@ from snrecon.noise.crossfit import (
     plain_mean,
 )
 from snrecon.noise.features import prior_features
-from snrecon.noise.folds import FOLDS, FoldMoments
+from snrecon.noise.folds import FOLDS, FoldMoments, Means
 
 FEWEST = 3
 """Pairs of folds without which there is no certificate."""
@@ -99,7 +99,7 @@ def certified(moments: FoldMoments, image: Tensor) -> Certified | None:
     candidates: list[list[Judged]] = [[], []]
     for pair, training in pairs:
         halves = moments.part(training[0::2]), moments.part(training[1::2])
-        tests = _tests(moments, pair, training, inside)
+        tests = _tests(moments, pair, halves[0].together(halves[1]), inside)
         for number, fitted in enumerate((fitted_map(halves, setting), plain_mean(halves))):
             square, mean = _square(tests, fitted[0], image, noisy)
             candidates[number].append(Judged(fitted, square, mean))
@@ -144,7 +144,7 @@ def judged(moments: FoldMoments, sigma: Tensor, image: Tensor) -> Certificate | 
     inside = _fitted(moments, noisy)
     variance = sigma.to(image.abs().dtype) ** 2
     overall = [
-        _square(_tests(moments, pair, training, inside), variance, image, noisy)[1]
+        _square(_tests(moments, pair, moments.part(training), inside), variance, image, noisy)[1]
         for pair, training in _pairs(moments)
     ]
     return None if len(overall) < FEWEST else _certificate(overall, moments.samples)
@@ -182,10 +182,10 @@ def _better(fitted: list[Judged], plain: list[Judged]) -> list[Judged]:
 
 
 def _tests(
-    moments: FoldMoments, pair: tuple[int, int], training: list[int], inside: Tensor
+    moments: FoldMoments, pair: tuple[int, int], training: Means, inside: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Unbiased variance maps ``(*image)`` of two folds, as precise as the others allow."""
-    c = None if moments.power is None else coefficients(moments.part(training), inside)
+    c = None if moments.power is None else coefficients(training, inside)
     one, two = (controlled(moments.part([k]), c)[0] for k in pair)
     return one, two
 

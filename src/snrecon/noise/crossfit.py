@@ -155,8 +155,7 @@ def shrunk(first: Tensor, second: Tensor, share: float, prior: Tensor, inside: T
     for number, (one, two) in enumerate(parts):
         whole = share * one + (1 - share) * two
         if number < len(parts) - 1:
-            agreed = blur(one * two, LOCAL, weight)
-            energy = blur(whole**2, LOCAL, weight)
+            agreed, energy = blur(torch.stack([one * two, whole**2]), LOCAL, weight)
             tiny = torch.finfo(energy.dtype).tiny
             whole = whole * (agreed / energy.clamp_min(tiny)).clamp(0, 1)
         result = result + whole

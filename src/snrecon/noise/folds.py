@@ -140,6 +140,9 @@ class FoldMoments(Accumulated):
     def part(self, folds: list[int]) -> Means:
         """Mean products over some folds."""
         count = sum(int(self.counts[k]) for k in folds)
+        if len(folds) == 1:
+            means = {name: total[folds[0]] / max(count, 1) for name, total in self.sums.items()}
+            return Means(count, means, self.power)
         share = torch.zeros(FOLDS, dtype=torch.float64)
         share[folds] = 1 / max(count, 1)
         means = {
@@ -155,3 +158,11 @@ class Means:
     count: int
     products: dict[str, Tensor]
     power: Tensor | None
+
+    def together(self, other: Means) -> Means:
+        """Of both, of different samples."""
+        count = self.count + other.count
+        share = self.count / max(count, 1)
+        products = {name: torch.lerp(other.products[name], mean, share)
+                    for name, mean in self.products.items()}
+        return Means(count, products, self.power)

@@ -66,7 +66,8 @@ class LineSurrogate:
             return None
         gram = LineGram(model.maps, model.mask, axis).matrix
         inverse = _inverse(gram, *_weights(image, axis, model.maps))
-        power = ((inverse @ gram) * inverse.conj()).sum(-1).real.clamp_min(0)
+        parts = (torch.view_as_real(part) for part in (inverse @ gram, inverse))
+        power = torch.mul(*parts).sum((-2, -1)).clamp_min(0)
         variance = from_lines(power[..., None], image[None], axis, scan.grid)[0]
         if noise.spectrum is not None:
             variance = variance * noise.spectrum.to(variance)
