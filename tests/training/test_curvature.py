@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from measurements import seeded, simulated
-from snrecon.training.curvature import LEAST, around, curvature
+from snrecon.training.curvature import LEAST, around, curvature, limited
 
 
 def test_the_same_noise_is_added_and_subtracted_on_the_samples_with_sd_one():
@@ -66,3 +66,10 @@ def test_an_empty_measurement_has_none():
     empty = replace(batch, kspace=0 * batch.kspace).with_adjoint()
     found = curvature(around(empty, seeded()).b * 0, empty.support)
     assert float(found) == 0
+
+
+def test_a_limit_lets_strong_curvature_off():
+    c = torch.tensor([1e-4, 0.03, 3.0], requires_grad=True)
+    slope, = torch.autograd.grad(limited(c, 0.03).sum(), c)
+    torch.testing.assert_close(slope, 1 / (1 + c.detach() / 0.03) ** 2)
+    assert torch.equal(limited(c, 0.0), c)

@@ -97,6 +97,9 @@ class TrainerConfig:
     curvature: float = 0.0
     """Weight of the network's curvature over its own noise, by which a noise map of first order is
     wrong (``snrecon.training.curvature``). Above 0, a step takes about three times as long."""
+    curvature_limit: float = 0.0
+    """Above 0: a curvature ``c`` counts as ``c / (1 + c / limit)``, so that measurements with so
+    much noise that removing it has to be nonlinear are let off."""
     precision: str = "auto"
     """``auto``: bfloat16 convolutions where the processor multiplies them natively; ``float32``;
     ``bfloat16``. The physics is always single precision."""

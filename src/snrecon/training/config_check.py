@@ -77,7 +77,7 @@ def check(config: Config, name: str = "configuration") -> None:
     for key, value in positive.items():
         if value <= 0:
             raise InputError(f"{name}: {key} must be positive, but it is {value}.")
-    for key in ("patience", "curvature"):
+    for key in ("patience", "curvature", "curvature_limit"):
         if getattr(trainer, key) < 0:
             raise InputError(f"{name}: trainer.{key} must not be negative.")
     if trainer.patience and not config.data.validation:

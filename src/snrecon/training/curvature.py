@@ -53,3 +53,8 @@ def curvature(images: Tensor, support: Tensor) -> Tensor:
     even_power, odd_power = (
         (part.abs().square() * support).sum(dim=(-2, -1)) for part in (even, odd))
     return even_power / odd_power.detach().clamp(min=1e-12)
+
+
+def limited(curvature: Tensor, limit: float) -> Tensor:
+    """``c / (1 + c / limit)``; ``c`` for a limit of 0. Its slope falls fourfold at the limit."""
+    return curvature / (1 + curvature / limit) if limit else curvature

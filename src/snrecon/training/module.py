@@ -22,7 +22,7 @@ from snrecon.training.apply import apply, build, target_of
 from snrecon.training.batch import Batch
 from snrecon.training.checkpoint import share_of
 from snrecon.training.config import Config
-from snrecon.training.curvature import around, curvature
+from snrecon.training.curvature import around, curvature, limited
 from snrecon.training.optimise import follow, set_rate
 from snrecon.training.schemes import scheme_of
 from snrecon.training.scores import nmse
@@ -96,8 +96,10 @@ class Training(lightning.LightningModule):
         known: Tensor | None = None
         if weight:
             images = self.reconstruct(self.network, around(batch, generator))
-            known, bend = images[: len(batch.b)], curvature(images, batch.support).mean()
-            self.bends.append(float(bend.detach()))
+            bends = curvature(images, batch.support)
+            self.bends.append(float(bends.detach().mean()))
+            limit = self.config.trainer.curvature_limit
+            known, bend = images[: len(batch.b)], limited(bends, limit).mean()
 
         def reconstruct(part: Batch) -> Tensor:
             if part is batch and known is not None:
