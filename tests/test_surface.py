@@ -161,6 +161,7 @@ COMMANDS = [
     "noise SCAN --command TEXT --out FILE",
     "merge STATE STATE STATE --out FILE",
     "posterior SCAN --method NAME --samples 5 --seed 0 --out FILE",
+    "decompose SCAN --method NAME --rounds 4 --seeds 3 --seed 0 --out FILE",
     "sure SCAN --method NAME",
     "recon SCAN --method score --set algorithm=hybrid --set steps=10",
     "train CONFIG.toml",

@@ -123,8 +123,8 @@ def test_foreign_files(content: bytes | None, snrecon: Run, tmp_path: Path, out:
 
 
 USAGE = [
-    ((), "give a command: demo, info, recon, noise, posterior, sure, merge, evaluate, prepare, "
-         "train;"),
+    ((), "give a command: demo, info, recon, noise, posterior, decompose, sure, merge, evaluate, "
+         "prepare, train;"),
     (("--nonsense",), "snrecon: unrecognized arguments: --nonsense;"),
     (("dance",), "argument command: invalid choice: 'dance'"),
     (("noise",), "SCAN"),

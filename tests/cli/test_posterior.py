@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,37 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from snrecon.cli import main, posterior
+from jumpy import Jumpy, register
 from snrecon.data import Scan
-from snrecon.recon import registry
-from snrecon.recon.base import Bound, Reconstructor, seed_of
-from snrecon.recon.sense import Sense
 from snrecon.uncertainty import SpreadMap
 
 Run = Callable[..., object]
 
 
-class Jumpy(Reconstructor):
-    """SENSE with a random factor in each voxel."""
-
-    name = "jumpy"
-
-    def bind(self, scan: Scan, generator: torch.Generator | None = None) -> Bound:
-        bound = Sense(lamda=0.01).bind(scan)
-        own = torch.Generator().manual_seed(seed_of(generator))
-        factor = 1 + 0.1 * torch.randn(scan.grid, generator=own)
-        return Bound(lambda kspace: factor * bound(kspace), self.name, stochastic=True,
-                     units=bound.units)
-
-
 @pytest.fixture(autouse=True)
 def jumpy(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = types.ModuleType("snrecon.recon.jumpy")
-    module.Jumpy = Jumpy  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "snrecon.recon.jumpy", module)
-    monkeypatch.setitem(registry._METHODS, "jumpy", ("jumpy", "Jumpy", None))
-    if posterior not in main.COMMANDS:
-        monkeypatch.setattr(main, "COMMANDS", (*main.COMMANDS, posterior))
+    register(monkeypatch)
 
 
 def test_a_result_file(snrecon: Run, scan_file: Path, out: Path) -> None:

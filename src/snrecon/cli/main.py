@@ -11,11 +11,25 @@ from pathlib import Path
 from typing import Any
 
 from snrecon import __version__
-from snrecon.cli import demo, evaluate, info, merge, noise, posterior, prepare, recon, sure, train
+from snrecon.cli import (
+    decompose,
+    demo,
+    evaluate,
+    info,
+    merge,
+    noise,
+    posterior,
+    prepare,
+    recon,
+    sure,
+    train,
+)
 from snrecon.cli.options import Parser
 from snrecon.errors import InputError
 
-COMMANDS = (demo, info, recon, noise, posterior, sure, merge, evaluate, prepare, train)
+COMMANDS = (
+    demo, info, recon, noise, posterior, decompose, sure, merge, evaluate, prepare, train
+)
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 

@@ -85,6 +85,14 @@ def add_device(parser: Parser) -> None:
     )  # fmt: skip
 
 
+def add_regions(parser: Parser, wanted: str) -> None:
+    """``--region NAME=FILE.npy``, repeatable."""
+    parser.add_argument(
+        "--region", metavar="NAME=FILE.npy", action="append", default=[],
+        help=f"boolean array of the image's shape, {wanted} (repeatable)",
+    )  # fmt: skip
+
+
 def add_lambda(parser: Parser, help_: str) -> None:
     """The weight of a method's penalty."""
     parser.add_argument("--lambda", metavar="X", dest="lamda", type=penalty, help=help_)
@@ -134,6 +142,32 @@ def chosen_device(args: argparse.Namespace) -> torch.device:
         raise InputError(f"--device {name} is not there: torch finds {found} usable GPU"
                          f"{'s' if found != 1 else ''}.")
     return device
+
+
+def load_regions(
+    args: argparse.Namespace, device: torch.device | str = "cpu"
+) -> dict[str, torch.Tensor]:
+    """The regions that the options name, boolean.
+
+    Raises:
+        InputError: if one is no boolean array, or a name comes twice.
+    """
+    import torch
+
+    from snrecon.io.npy import read_npy
+
+    regions: dict[str, torch.Tensor] = {}
+    for text in args.region:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path):
+            raise InputError(f"--region {text}: give a name and a file, NAME=FILE.npy.")
+        if name in regions:
+            raise InputError(f"--region {name} is given twice.")
+        array = read_npy(path)
+        if array.dtype.kind not in "biu":
+            raise InputError(f"--region {path} must hold booleans, not {array.dtype}.")
+        regions[name] = torch.from_numpy(array.astype(bool)).to(device)
+    return regions
 
 
 def undersampling(args: argparse.Namespace) -> dict[str, Any] | None:

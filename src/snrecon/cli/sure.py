@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from snrecon.cli import output
 from snrecon.cli.options import (
     add_command,
     add_device,
     add_method,
+    add_regions,
     add_scan,
     count,
     load_method,
+    load_regions,
     load_scan,
     positive,
 )
 from snrecon.cli.progress import Progress
 from snrecon.errors import InputError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 RISKS = ("projected", "prediction", "published")
 
@@ -55,10 +54,7 @@ def add(commands: Any) -> None:
         help="projected risk: weight, relative to the best measured direction, below which the "
         "image counts as not measured (default 0.01)",
     )  # fmt: skip
-    group.add_argument(
-        "--region", metavar="NAME=FILE.npy", action="append", default=[],
-        help="boolean array of the image's shape, the risk within which is wanted too (repeatable)",
-    )  # fmt: skip
+    add_regions(parser, "the risk within which is wanted too")
     group.add_argument("--seed", metavar="S", type=count, default=0, help="seed of the probes")
     group.add_argument("--out", metavar="FILE.json", type=Path, help="also write the numbers here")
 
@@ -71,8 +67,7 @@ def run(args: argparse.Namespace) -> None:
         output.writable(args.out, [args.scan])
     recon = load_method(args)
     scan = load_scan(args)
-    regions = {name: part.to(scan.kspace.device)
-               for name, part in (_region(text) for text in args.region)}
+    regions = load_regions(args, scan.kspace.device)
     from snrecon.uncertainty.sure import sure
 
     options = {} if args.cutoff is None else {"cutoff": args.cutoff}
@@ -92,18 +87,3 @@ def run(args: argparse.Namespace) -> None:
     if args.out is not None:
         found.save(args.out)
         print(f"wrote {args.out}")
-
-
-def _region(text: str) -> tuple[str, Tensor]:
-    """``NAME=FILE.npy`` as a name and a boolean tensor."""
-    name, equals, path = text.partition("=")
-    if not (name and equals and path):
-        raise InputError(f"--region {text}: give a name and a file, NAME=FILE.npy.")
-    import torch
-
-    from snrecon.io.npy import read_npy
-
-    array = read_npy(path)
-    if array.dtype.kind not in "biu":
-        raise InputError(f"--region {path} must hold booleans, not {array.dtype}.")
-    return name, torch.from_numpy(array.astype(bool))

@@ -32,7 +32,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from snrecon.data import Scan
+from snrecon.data import Geometry, Scan
 from snrecon.errors import InputError, SnreconWarning
 from snrecon.noise.accumulated import Accumulated
 from snrecon.noise.derivative import require_derivative
@@ -107,11 +107,31 @@ class Decomposition:
     seed: int
     method: str = ""
     units: str = ""
+    acceleration: float = 1.0
+    geometry: Geometry | None = None
     details: dict[str, Any] = field(default_factory=dict)
     """``finite_over_first_order``: the thermal part (complex, mean over voxels) by finite
     differences of the same draws, ``E|E_z f(y + n) - E_z f(y)|^2``, over that to first order, and
     the ratio's standard error; ``negative``: share of voxels of each part whose variance came out
     below 0; ``why`` the estimator."""
+
+    def save(self, path: str | Path) -> None:
+        """Write to ``.h5``, ``.npz``, ``.nii.gz`` or ``.cfl`` by the name's ending
+        (:func:`snrecon.uncertainty.parts_files.save_parts`)."""
+        from snrecon.uncertainty.parts_files import save_parts
+
+        save_parts(self, path)
+
+    @staticmethod
+    def load(path: str | Path) -> Decomposition:
+        """Read what :meth:`save` wrote as ``.h5`` or ``.npz``."""
+        from snrecon.uncertainty.parts_files import load_parts
+
+        def assembled(fields: dict[str, Any], parts: dict[str, Any]) -> Decomposition:
+            whole: dict[str, Any] = {name: Part(**part) for name, part in parts.items()}
+            return Decomposition(**fields, **whole)
+
+        return load_parts(path, assembled)
 
     def __repr__(self) -> str:
         def told(name: str) -> str:
@@ -305,4 +325,5 @@ def _result(
     return Decomposition(
         mean=found.mean_image(problem.image), **parts, estimator=chosen, rounds=found.count,
         seeds=seeds, seed=seed, method=problem.bound.method, units=problem.bound.units,
+        acceleration=problem.scan.acceleration, geometry=problem.scan.geometry,
         details={**problem.bound.details, **facts})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,14 +77,15 @@ def record(result: SpreadMap, with_samples: bool) -> Record:
     base = from_image(result.mean, facts, result.geometry)
     arrays = dict(base.arrays)
     for name in MAPS:
-        arrays[name] = _finite(getattr(result, name), name, np.float32)
+        arrays[name] = finite(getattr(result, name), name, np.float32)
     if with_samples and result.samples is not None:
-        arrays["samples"] = _finite(result.samples, "samples", np.complex64)
+        arrays["samples"] = finite(result.samples, "samples", np.complex64)
     return replace(base, arrays=arrays, units=dict.fromkeys(arrays, result.units),
                    descriptions=MAPS)
 
 
-def _finite(tensor: Tensor, name: str, dtype: Any) -> np.ndarray:
+def finite(tensor: Tensor, name: str, dtype: Any) -> np.ndarray:
+    """A tensor as an array to be written."""
     values = np.ascontiguousarray(tensor.detach().cpu().resolve_conj().numpy().astype(dtype))
     if not np.isfinite(values).all():
         raise ValueError(f"{name} contains NaN or infinite values: nothing is written.")
@@ -97,7 +99,7 @@ def load_spread(path: str | Path) -> SpreadMap:
         InputError: if the file is missing, damaged, or holds no spread map.
     """
     path = regular_file(path)
-    arrays, values = _from_hdf5(path) if h5py.is_hdf5(path) else _from_npz(path)
+    arrays, values = read_file(path, ("image", *MAPS, "samples"), _TEXTS, _NUMBERS)
     missing = [name for name in ("image", *MAPS) if name not in arrays]
     if missing:
         raise InputError(f"{path}: this is no posterior result: '{missing[0]}' is missing.")
@@ -130,22 +132,21 @@ def _assembled(arrays: dict[str, np.ndarray], values: dict[str, Any]) -> SpreadM
     )
 
 
-def _from_hdf5(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def read_file(
+    path: Path, names: Sequence[str], texts: Sequence[str], numbers: Sequence[str]
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and attributes of a result in HDF5 or ``.npz``, as far as they are there."""
+    if not h5py.is_hdf5(path):
+        archive = Archive(path)
+        values: dict[str, Any] = {name: archive.text(name) for name in texts if name in archive}
+        values |= {name: archive.number(name) for name in numbers if name in archive}
+        if "frozen" in archive:
+            values["frozen"] = archive.strings("frozen")
+        return {name: archive.read(name) for name in names if name in archive}, values
     with opened(path) as file:
-        names = [n for n in ("image", *MAPS, "samples") if has_dataset(file, n)]
-        arrays = {name: read_dataset(file, name) for name in names}
-        values = attributes(file, (*_TEXTS, *_NUMBERS, "frozen"))
-        for name in _TEXTS:
+        arrays = {name: read_dataset(file, name) for name in names if has_dataset(file, name)}
+        values = attributes(file, (*texts, *numbers, "frozen"))
+        for name in texts:
             if name not in values and (text := read_text(file, name)) is not None:
                 values[name] = text
-    return arrays, values
-
-
-def _from_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    archive = Archive(path)
-    arrays = {name: archive.read(name) for name in ("image", *MAPS, "samples") if name in archive}
-    values: dict[str, Any] = {name: archive.text(name) for name in _TEXTS if name in archive}
-    values |= {name: archive.number(name) for name in _NUMBERS if name in archive}
-    if "frozen" in archive:
-        values["frozen"] = archive.strings("frozen")
     return arrays, values
