@@ -36,6 +36,6 @@ def test_bad_input_is_a_sentence(files, tmp_path):
         blend("varnet", files[0], files[1], 1.5, out)
     with pytest.raises(InputError, match="different sizes"):
         blend("varnet", files[0], files[2], 0.5, out)
-    with pytest.raises(InputError, match="there is no|does not exist|not"):
+    with pytest.raises(InputError, match=r"none\.safetensors"):
         blend("varnet", files[0], tmp_path / "none.safetensors", 0.5, out)
     assert not out.exists()
