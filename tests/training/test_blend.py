@@ -8,7 +8,7 @@ import torch
 from snrecon.errors import InputError
 from snrecon.networks.store import load_weights, save_weights
 from snrecon.networks.varnet import VarNet
-from snrecon.training.blend import blend
+from snrecon.training.blend import blend, main
 
 
 @pytest.fixture
@@ -38,4 +38,22 @@ def test_bad_input_is_a_sentence(files, tmp_path):
         blend("varnet", files[0], files[2], 0.5, out)
     with pytest.raises(InputError, match=r"none\.safetensors"):
         blend("varnet", files[0], tmp_path / "none.safetensors", 0.5, out)
+    with pytest.raises(InputError, match="no network 'vernet'"):
+        blend("vernet", files[0], files[1], 0.5, out)
+    with pytest.raises(InputError, match="folder does not exist"):
+        blend("varnet", files[0], files[1], 0.5, tmp_path / "none" / "out.safetensors")
     assert not out.exists()
+
+
+def test_the_command_line(files, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out.safetensors"
+    words = ["blend", "varnet", *map(str, files[:2])]
+    monkeypatch.setattr("sys.argv", [*words, "0.5", str(out)])
+    main()
+    assert out.exists()
+    for share, said in (("half", "invalid float"), ("2", "between 0 and 1")):
+        monkeypatch.setattr("sys.argv", [*words, share, str(out)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert stopped.value.code == 2
+        assert said in capsys.readouterr().err

@@ -59,12 +59,7 @@ def run(args: argparse.Namespace) -> None:
     """Decompose, save and summarise."""
     if args.rounds < 2 or args.seeds < 2:
         raise InputError("--rounds and --seeds must be at least 2.")
-    out = output.checked(
-        args.out or output.default(args.scan, args.method, args.slice, "decomposition"),
-        [args.scan],
-    )
-    if args.state is not None:
-        output.writable(args.state, [args.scan, out], "--state")
+    out = output.destination(args, "decomposition")
     recon = load_method(args)
     scan = load_scan(args)
     regions = load_regions(args)

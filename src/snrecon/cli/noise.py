@@ -71,11 +71,7 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Map the noise, save and summarise it."""
     _check(args)
-    out = output.checked(
-        args.out or output.default(args.scan, args.method or "command", args.slice), [args.scan]
-    )
-    if args.state is not None:
-        output.writable(args.state, [args.scan, out], "--state")
+    out = output.destination(args)
     recon = load_command(args) if args.method is None else load_method(args)
     scan = load_scan(args)
     from snrecon.noise import dither, noise_map

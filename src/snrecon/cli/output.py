@@ -32,6 +32,19 @@ def default(scan: Path, method: str, slice_: int | None = None, kind: str = "") 
     return Path("_".join([*parts, kind] if kind else parts) + ".h5")
 
 
+def destination(args: argparse.Namespace, kind: str = "") -> Path:
+    """Where a command's result goes, ``--out`` or :func:`default`; checked, and ``--state`` too.
+
+    Raises:
+        InputError: if it, or the state, cannot be written there.
+    """
+    method = args.method or "command"
+    out = checked(args.out or default(args.scan, method, args.slice, kind), [args.scan])
+    if getattr(args, "state", None) is not None:
+        writable(args.state, [args.scan, out], "--state")
+    return out
+
+
 def checked(path: Path, inputs: Iterable[Path] = (), option: str = "--out") -> Path:
     """``path``, if a result can be written there.
 

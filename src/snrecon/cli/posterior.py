@@ -56,11 +56,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError("--samples must be at least 2.")
     if args.level >= 1:
         raise InputError(f"--level {args.level:g} must lie below 1, e.g. 0.95.")
-    out = output.checked(
-        args.out or output.default(args.scan, args.method, args.slice, "posterior"), [args.scan]
-    )
-    if args.state is not None:
-        output.writable(args.state, [args.scan, out], "--state")
+    out = output.destination(args, "posterior")
     recon = load_method(args)
     scan = load_scan(args)
     from snrecon.uncertainty import posterior

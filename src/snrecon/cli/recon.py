@@ -51,9 +51,7 @@ def run(args: argparse.Namespace) -> None:
     from snrecon.io import save_image
     from snrecon.io.staging import made_folder
 
-    out = output.checked(
-        args.out or output.default(args.scan, args.method, args.slice, "image"), [args.scan]
-    )
+    out = output.destination(args, "image")
     recon = load_method(args)
     scan = load_scan(args)
     started = time.time()

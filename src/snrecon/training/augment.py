@@ -34,9 +34,7 @@ def add_noise(
         The noisier measurements, and the scale ``(batch, 1, 1)`` that was divided by: multiply
         their images by it.
     """
-    support = batch.support
-    power = (batch.b.abs().square() * support).sum(dim=(-2, -1))
-    size = torch.sqrt(power / support.sum(dim=(-2, -1)).clamp(min=1))
+    size = batch.size
     low, high = sigma
     draw = low + (high - low) * torch.rand(size.shape, generator=generator).to(size)
     added = (draw * size).reshape(-1, 1, 1, 1)

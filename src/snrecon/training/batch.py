@@ -41,6 +41,13 @@ class Batch:
         """Boolean ``(batch, ky, kx)``."""
         return (self.maps != 0).any(dim=1)
 
+    @property
+    def size(self) -> Tensor:
+        """Root mean square of ``b`` on the support, ``(batch,)``."""
+        support = self.support
+        power = (self.b.abs().square() * support).sum(dim=(-2, -1))
+        return torch.sqrt(power / support.sum(dim=(-2, -1)).clamp(min=1))
+
     def tensors(self) -> tuple[Tensor, ...]:
         """The fields in their order; ``Batch(*batch.tensors())`` is the batch again."""
         return tuple(getattr(self, field.name) for field in fields(self))

@@ -9,13 +9,13 @@ line along which the error does not rise (Wortsman et al., CVPR 2022, arXiv:2109
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import torch
 
 from snrecon.errors import InputError
-from snrecon.networks.store import load_weights, save_weights
+from snrecon.networks.store import NETWORKS, load_weights, save_weights
 
 
 def blend(
@@ -31,10 +31,15 @@ def blend(
         path: ``.safetensors`` file.
 
     Raises:
-        InputError: if the share is none, weights cannot be read, or are not of one size.
+        InputError: if the share is none, the folder does not exist, or weights cannot be read or
+            are not of one size.
     """
     if not 0 <= share <= 1:
         raise InputError(f"the share of the second weights must lie between 0 and 1, not {share}.")
+    if network not in NETWORKS:
+        raise InputError(f"there is no network {network!r}; choose {', '.join(NETWORKS)}.")
+    if not Path(path).parent.is_dir():
+        raise InputError(f"{path}: the folder does not exist.")
     first, second = load_weights(network, one), load_weights(network, other)
     goal = second.state_dict()
     mixed = {}
@@ -46,6 +51,20 @@ def blend(
     save_weights(first, path, {"share": f"{share:g}"})
 
 
+def main() -> None:
+    """The command line of the module."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("network")
+    parser.add_argument("one", help="weights, a shipped name or a file")
+    parser.add_argument("other", help="the same")
+    parser.add_argument("share", type=float, help="of the other, 0 to 1")
+    parser.add_argument("out", type=Path, help="NAME.safetensors")
+    args = parser.parse_args()
+    try:
+        blend(args.network, args.one, args.other, args.share, args.out)
+    except InputError as error:
+        parser.error(str(error))
+
+
 if __name__ == "__main__":
-    name, start, end, part, target = sys.argv[1:]
-    blend(name, start, end, float(part), target)
+    main()

@@ -26,12 +26,9 @@ def around(batch: Batch, generator: torch.Generator) -> Batch:
     The noise is white on the sampled points, of SD 1 (that of the measurements), or of ``LEAST``
     times the root mean square of ``b`` on the support where this is more.
     """
-    support = batch.support
-    power = (batch.b.abs().square() * support).sum(dim=(-2, -1))
-    size = torch.sqrt(power / support.sum(dim=(-2, -1)).clamp(min=1))
     noise = torch.randn(batch.kspace.shape, generator=generator, dtype=batch.kspace.dtype)
     noise = noise.to(batch.kspace.device) * batch.mask.unsqueeze(1)
-    noise = noise * (LEAST * size).clamp(min=1).reshape(-1, 1, 1, 1)
+    noise = noise * (LEAST * batch.size).clamp(min=1).reshape(-1, 1, 1, 1)
     moved = [replace(batch, kspace=batch.kspace + sign * noise).with_adjoint() for sign in (1, -1)]
     parts = [part.tensors() for part in (batch, *moved)]
     return Batch(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))

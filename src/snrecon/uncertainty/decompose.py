@@ -127,11 +127,7 @@ class Decomposition:
         """Read what :meth:`save` wrote as ``.h5`` or ``.npz``."""
         from snrecon.uncertainty.parts_files import load_parts
 
-        def assembled(fields: dict[str, Any], parts: dict[str, Any]) -> Decomposition:
-            whole: dict[str, Any] = {name: Part(**part) for name, part in parts.items()}
-            return Decomposition(**fields, **whole)
-
-        return load_parts(path, assembled)
+        return load_parts(path)
 
     def __repr__(self) -> str:
         def told(name: str) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +15,9 @@ from snrecon.errors import InputError
 from snrecon.io.limits import regular_file
 from snrecon.io.record import Record, from_image, plain
 from snrecon.io.save import ending_of, write_record
+from snrecon.uncertainty.decompose import Decomposition, Part
 from snrecon.uncertainty.files import finite, read_file
 from snrecon.uncertainty.rounds import PARTS
-
-if TYPE_CHECKING:
-    from snrecon.uncertainty.decompose import Decomposition
 
 KIND = "decomposition"
 CONVENTION = (
@@ -90,14 +87,8 @@ def _record(result: Decomposition) -> Record:
     return replace(base, arrays=arrays, units=units, descriptions=MAPS)
 
 
-def load_parts(
-    path: str | Path, assembled: Callable[[dict[str, Any], dict[str, Any]], Decomposition]
-) -> Decomposition:
+def load_parts(path: str | Path) -> Decomposition:
     """Read a decomposition written as HDF5 or ``.npz``, by content, as complex64 and float32.
-
-    Args:
-        path: The file.
-        assembled: Makes it of fields by name and, by part, of a part's fields by name.
 
     Raises:
         InputError: if the file is missing, damaged, or holds no decomposition.
@@ -113,15 +104,15 @@ def load_parts(
     try:
         tensors = {name: torch.from_numpy(np.array(a, order="C")) for name, a in arrays.items()}
         regions = json.loads(values["regions"])
-        parts = {
-            part: {
+        parts: dict[str, Any] = {
+            part: Part(
                 **{field: tensors[f"{part}{ending}"] for ending, field in QUANTITIES.items()},
-                "regions": {name: tuple(map(float, row)) for name, row in regions[part].items()},
-            }
+                regions={name: _row(row) for name, row in regions[part].items()},
+            )
             for part in PARTS
         }
         mean, geometry = tensors["image"], json.loads(values.get("geometry") or "null")
-        fields = {
+        fields: dict[str, Any] = {
             "mean": mean.real.contiguous() if values.get("real_image") else mean,
             "geometry": geometry and Geometry(**{k: tuple(v) for k, v in geometry.items()}),
             "details": json.loads(values["details"]),
@@ -129,6 +120,12 @@ def load_parts(
             **{name: int(values[name]) for name in ("rounds", "seeds", "seed")},
             **{name: values[name] for name in ("estimator", "method", "units")},
         }
-        return assembled(fields, parts)
+        return Decomposition(**fields, **parts)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: the attributes are damaged ({error}).") from error
+
+
+def _row(values: list[float]) -> tuple[float, float, float, float]:
+    """Variance, its error, complex variance, its error."""
+    variance, error, complex_, complex_error = map(float, values)
+    return variance, error, complex_, complex_error
