@@ -281,3 +281,35 @@ def test_no_certificate_is_tighter_than_the_scatter_of_its_estimate() -> None:
     assert found.bound == pytest.approx((T95[6] * spread) ** 0.5)
     shifted = _certificate([s + 1e-3 for s in squares], 64)
     assert shifted.bound > found.bound
+
+
+def test_air_around_the_object_changes_nothing_but_its_own_voxels() -> None:
+    moments, image = samples(32, 7)
+    margins = (5, 9, 8, 3)
+
+    def padded(x: Tensor) -> Tensor:
+        return torch.nn.functional.pad(x, margins)
+
+    half = torch.zeros(SIZE, dtype=torch.bool)
+    half[:, : SIZE[1] // 2] = True
+    moments = replace(moments, regions={"left": half}, left_out=1e-4 * torch.ones(SIZE))
+    assert moments.power is not None
+    assert moments.left_out is not None
+    wide = replace(
+        moments, sums={name: padded(total) for name, total in moments.sums.items()},
+        power=padded(moments.power), left_out=padded(moments.left_out),
+        regions={"left": padded(half)})
+    found = certified(moments, image)
+    around = certified(wide, padded(image.real) + 0j)
+    assert found is not None
+    assert around is not None
+    inner = (slice(8, 8 + SIZE[0]), slice(5, 5 + SIZE[1]))
+    # Averages over wide surroundings are taken on a coarser grid, which is counted from elsewhere.
+    change = around.covariance[0][inner] / found.covariance[0] - 1
+    assert float(change.square().mean().sqrt()) < 0.03
+    assert abs(around.certificate.bound / found.certificate.bound - 1) < 0.05
+    assert abs(around.regions["left"].bound / found.regions["left"].bound - 1) < 0.05
+    outside = torch.ones(wide.sums["aa"].shape[1:], dtype=torch.bool)
+    outside[inner] = False
+    assert float(around.covariance[:, outside].abs().max()) == 0
+    assert float(around.standard_error[outside].abs().max()) == 0

@@ -9,9 +9,12 @@ from snrecon.physics import gram as module
 from snrecon.physics.gram import (
     FourierGram,
     LineGram,
+    boxed,
     encoding_gram,
     from_lines,
+    support_box,
     to_lines,
+    unboxed,
     varying_axes,
 )
 from snrecon.physics.masks import make_mask
@@ -101,3 +104,35 @@ def test_lines_and_back(axis: int, batch: tuple[int, ...]) -> None:
     # Line 0 starts at the first voxel and runs along the axis.
     first = x[(0,) * len(batch)].movedim(axis, -1).reshape(-1, grid[axis])[0]
     torch.testing.assert_close(lines[0, :, 0], first)
+
+
+@pytest.mark.parametrize("axis", [-1, -2, -3])
+def test_lines_of_a_box_are_those_of_the_grid(axis: int) -> None:
+    grid = (5, 6, 7)
+    mask = torch.zeros(grid, dtype=torch.bool)
+    mask.movedim(axis, 0)[[0, 2, 3]] = True
+    maps = torch.zeros(3, *grid, dtype=torch.complex128)
+    maps[:, 1:4, 2:6, 3:6] = random_complex(3, 3, 4, 3)
+    box = support_box(maps)
+    assert box == (slice(1, 4), slice(2, 6), slice(3, 6))
+    form = LineGram(maps, mask, axis, box)
+    assert form.matrix.shape[-1] == form.matrix.shape[-2] == {-1: 3, -2: 4, -3: 3}[axis]
+    whole = FourierGram(maps, mask)
+    torch.testing.assert_close(dense(form), dense(whole), rtol=1e-11, atol=1e-11)
+    x = random_complex(2, 3, *grid)
+    torch.testing.assert_close(form(x), whole(x), rtol=1e-11, atol=1e-11)
+    product = torch.func.vmap(form)(x)
+    torch.testing.assert_close(product, whole(x), rtol=1e-11, atol=1e-11)
+    _, tangent = torch.func.jvp(form, (x,), (2 * x,))
+    torch.testing.assert_close(tangent, 2 * whole(x), rtol=1e-11, atol=1e-11)
+
+
+def test_boxes_are_cut_and_put_back() -> None:
+    x = random_complex(2, 3, 4, 5)
+    box = (slice(1, 3), slice(0, 4))
+    assert boxed(x, box).shape == (2, 3, 2, 4)
+    back = unboxed(boxed(x, box), box, (4, 5))
+    torch.testing.assert_close(back[..., 1:3, :4], x[..., 1:3, :4])
+    assert int((back != 0).sum()) == 6 * 8
+    assert support_box(torch.zeros(2, 4, 5)) == (slice(0, 1), slice(0, 1))
+    assert support_box(torch.ones(2, 4)) == (slice(0, 4),)

@@ -106,3 +106,32 @@ def test_noise_of_a_scan_follows_its_mask_and_model() -> None:
     np.testing.assert_allclose(colouring(white).numpy(), wanted, atol=1e-12)
     with pytest.raises(InputError, match="noise"):
         NoiseColouring.of(Scan(kspace, mask))
+
+
+@pytest.mark.parametrize("grid", [(4, 5), (2, 3, 4)])
+@pytest.mark.parametrize("coloured", [False, True])
+def test_whole_lines_alone_are_what_the_mask_leaves(grid: tuple[int, ...], coloured: bool) -> None:
+    """A mask of whole lines takes another path than one of points; both against numpy."""
+    spectrum = np.linspace(0.2, 2.2, grid[-1]) if coloured else None
+    noise = NoiseModel(torch.from_numpy(psi()),
+                       None if spectrum is None else torch.from_numpy(spectrum))
+    mask = torch.zeros(grid, dtype=torch.bool)
+    mask[..., ::2, :] = True
+    colouring = NoiseColouring(noise, mask)
+    assert colouring.lines is not None
+    points = NoiseColouring(noise, mask)
+    points.lines = None
+    x = random_complex(2, 3, COILS, *grid)
+    torch.testing.assert_close(colouring(x), points(x), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(colouring.H(x), points.H(x), rtol=1e-12, atol=1e-12)
+    matrix = dense(colouring).numpy()
+    readout = np.eye(grid[-1], dtype=complex)
+    if spectrum is not None:
+        transform = centred_dft(grid[-1])
+        readout = transform @ np.diag(spectrum / spectrum.mean()) @ transform.conj().T
+    kept = np.tile(mask.numpy().ravel(), COILS).astype(float)
+    full = np.kron(psi(), np.kron(np.eye(int(np.prod(grid[:-1]))), readout))
+    np.testing.assert_allclose(matrix @ matrix.conj().T, kept[:, None] * full * kept, atol=1e-12)
+    assert NoiseColouring(noise, torch.ones(grid, dtype=torch.bool)).lines is None
+    mask[..., 1, 1] = True
+    assert NoiseColouring(noise, mask).lines is None

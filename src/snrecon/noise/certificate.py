@@ -31,6 +31,7 @@ from snrecon.noise.crossfit import (
 )
 from snrecon.noise.features import prior_features
 from snrecon.noise.folds import FOLDS, FoldMoments, Means
+from snrecon.physics.gram import support_box, unboxed
 
 FEWEST = 3
 """Pairs of folds without which there is no certificate."""
@@ -39,6 +40,8 @@ T95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895)
 UNEVEN = 1.04
 """Factor of standard errors: among voxels of the same surroundings some are known worse than
 others, so that intervals of 1.96 times what holds on average would cover less than they should."""
+MARGIN = 2
+"""Voxels around those with noise that are looked at."""
 SURROUNDINGS = 4.0
 """SD in voxels of the window in which the error of one voxel is judged."""
 
@@ -91,6 +94,23 @@ def certified(moments: FoldMoments, image: Tensor) -> Certified | None:
         moments: Products of the probes, by fold.
         image: The reconstruction.
     """
+    box, grid = _noise_box(moments), tuple(image.shape)
+    found = _certified(moments.cropped(box), image[box])
+    if found is None:
+        return None
+    return replace(found, covariance=unboxed(found.covariance, box, grid),
+                   standard_error=unboxed(found.standard_error, box, grid))
+
+
+def _noise_box(moments: FoldMoments) -> tuple[slice, ...]:
+    """What holds all voxels with noise, and their neighbours: air outside costs only time."""
+    sums = torch.stack([moments.sums[name].sum(0) for name in ("aa", "bb")])
+    grid = sums.shape[1:]
+    return tuple(slice(max(part.start - MARGIN, 0), min(part.stop + MARGIN, n))
+                 for part, n in zip(support_box(sums), grid, strict=True))
+
+
+def _certified(moments: FoldMoments, image: Tensor) -> Certified | None:
     pairs, noisy = list(_pairs(moments)), _noisy(moments)
     if len(pairs) < FEWEST or not bool(noisy.any()):
         return None

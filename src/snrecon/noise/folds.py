@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from snrecon.noise.accumulated import Accumulated, Found
+from snrecon.physics.gram import boxed
 
 FOLDS = 16
 """Probe k belongs to fold ``k mod 16``."""
@@ -110,6 +111,16 @@ class FoldMoments(Accumulated):
         regions = {name: region.to(device) for name, region in self.regions.items()}
         return replace(self, sums=sums, power=power, left_out=left_out, predicted=predicted,
                        regions=regions)
+
+    def cropped(self, box: tuple[slice, ...]) -> FoldMoments:
+        """Of a part of the image only."""
+        def part(whole: Tensor | None) -> Tensor | None:
+            return None if whole is None else whole[box]
+
+        sums = {name: boxed(total, box) for name, total in self.sums.items()}
+        regions = {name: region[box] for name, region in self.regions.items()}
+        return replace(self, sums=sums, power=part(self.power), left_out=part(self.left_out),
+                       predicted=part(self.predicted), regions=regions)
 
     def result(self, image: Tensor) -> Found:
         """The map with its certificate (:mod:`snrecon.noise.certificate`)."""

@@ -145,7 +145,8 @@ def run(
             unsaved = True
             # The error costs several passes over the image: only where it can decide something.
             early = rule.early and not math.isfinite(error)
-            if early or rule.decides(state.moments.samples):
+            asked = tolerance > 0 or progress is not None
+            if asked and (early or rule.decides(state.moments.samples)):
                 error = rule.error(state)
                 total = _expected(state, tolerance, error, max_passes)
             if progress is not None:

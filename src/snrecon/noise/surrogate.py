@@ -11,6 +11,7 @@ predicts two thirds of a network's, which makes it a control variate.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,9 +19,18 @@ from torch import Tensor
 
 from snrecon.errors import InputError
 from snrecon.noise.problem import Problem
-from snrecon.physics.gram import DENSE_LIMIT, LineGram, from_lines, to_lines, varying_axes
-from snrecon.physics.operators import Encoding
-from snrecon.recon.forward_model import ForwardModel, forward_model
+from snrecon.physics.folding import folding
+from snrecon.physics.gram import (
+    DENSE_LIMIT,
+    LineGram,
+    boxed,
+    from_lines,
+    support_box,
+    to_lines,
+    unboxed,
+    varying_axes,
+)
+from snrecon.recon.forward_model import forward_model
 
 EDGE = 0.03
 """Differences below this part of the image's mean modulus are no edges."""
@@ -35,12 +45,16 @@ CHUNK = 2**27
 class LineSurrogate:
     """``n -> z``: noise ``(..., coil, *grid)`` in the scan's coil basis to ``(..., *grid)``."""
 
-    model: ForwardModel
+    grid: tuple[int, ...]
     axis: int
+    box: tuple[slice, ...]
+    """Beyond it all coil maps are zero, and so is z."""
     matrix: Tensor
-    """``K``, ``(lines, n, n)``."""
+    """``K``, ``(lines, n, n)``, of the lines in the box."""
     variance: Tensor
     """``E|z|^2`` of the scan's noise ``(*grid)``, real; z is circular."""
+    folded: Callable[[Tensor], Tensor]
+    """``A^H`` of the scan's noise, whitened: ``(..., coil, *grid)`` to ``(..., *grid)``."""
 
     @staticmethod
     def of(problem: Problem) -> LineSurrogate | None:
@@ -64,25 +78,32 @@ class LineSurrogate:
             model = forward_model(scan)
         except InputError:
             return None
-        gram = LineGram(model.maps, model.mask, axis).matrix
-        inverse = _inverse(gram, *_weights(image, axis, model.maps))
+        box = support_box(model.maps)
+        gram = LineGram(model.maps, model.mask, axis, box).matrix
+        inverse = _inverse(gram, *_weights(image, axis, model.maps, box))
         parts = (torch.view_as_real(part) for part in (inverse @ gram, inverse))
         power = torch.mul(*parts).sum((-2, -1)).clamp_min(0)
-        variance = from_lines(power[..., None], image[None], axis, scan.grid)[0]
+        inner = image[box]
+        variance = from_lines(power[..., None], inner[None], axis, tuple(inner.shape))[0]
+        variance = unboxed(variance, box, scan.grid)
         if noise.spectrum is not None:
             variance = variance * noise.spectrum.to(variance)
-        return LineSurrogate(model, axis, inverse, variance)
+        folded = folding(model.maps, model.whitening, model.mask)
+        return LineSurrogate(scan.grid, axis, box, inverse, variance, folded)
 
     def __call__(self, noise: Tensor) -> Tensor:
         """``z``."""
-        folded = Encoding(self.model.maps, self.model.mask).H(self.model.whiten(noise))
-        lines = self.matrix @ to_lines(folded, self.axis, tuple(self.model.mask.shape))
-        return from_lines(lines, folded, self.axis, tuple(self.model.mask.shape))
+        inner = boxed(self.folded(noise), self.box)
+        grid = tuple(part.stop - part.start for part in self.box)
+        lines = self.matrix @ to_lines(inner, self.axis, grid)
+        return unboxed(from_lines(lines, inner, self.axis, grid), self.box, self.grid)
 
 
-def _weights(image: Tensor, axis: int, maps: Tensor) -> tuple[Tensor, Tensor]:
+def _weights(
+    image: Tensor, axis: int, maps: Tensor, box: tuple[slice, ...]
+) -> tuple[Tensor, Tensor]:
     """Weights of the differences along the axis, and of what the other axes add to the diagonal,
-    both in lines ``(lines, n)``."""
+    both in the lines of a box, ``(lines, n)``."""
     tiny = torch.finfo(image.abs().dtype).tiny
     # Means over the object: weighted with the modulus itself, so that the air does not count.
     scale = image.abs().square().sum() / image.abs().sum().clamp_min(tiny)
@@ -93,7 +114,11 @@ def _weights(image: Tensor, axis: int, maps: Tensor) -> tuple[Tensor, Tensor]:
     weight = weight * (STRENGTH * scale * power)
     across = sum((weight + weight.roll(1, a) for a in gaps if a != axis),
                  start=torch.zeros_like(weight))
-    grid = tuple(image.shape)
+    weight, across = weight[box], across[box]
+    grid = tuple(weight.shape)
+    if grid[axis] < image.shape[axis]:
+        weight = weight.clone()
+        weight.select(axis, -1).zero_()  # the ends of a cut line are no neighbours
     return tuple(to_lines(w[None], axis, grid)[..., 0] for w in (weight, across))  # type: ignore[return-value]
 
 

@@ -83,24 +83,62 @@ class LineGram(LinearOperator):
     """``A^H A`` as one dense Hermitian matrix for every line of voxels along ``axis``.
 
     ``matrix`` is ``(lines, n, n)``: entry ``[j, k]`` couples voxels j and k of the line.
+
+    Args:
+        maps: ``(coil, *grid)``.
+        mask: Boolean ``(*grid)`` that varies along ``axis`` alone.
+        axis: Negative.
+        box: Voxels beyond which all maps are zero (:func:`support_box`); ``matrix`` is of the lines
+            in the box, cut to it. By default the whole grid.
     """
 
-    def __init__(self, maps: Tensor, mask: Tensor, axis: int) -> None:
+    def __init__(
+        self, maps: Tensor, mask: Tensor, axis: int, box: tuple[slice, ...] | None = None
+    ) -> None:
         self.domain = self.range = tuple(mask.shape)
         self.axis = axis
+        self.box = tuple(slice(0, n) for n in mask.shape) if box is None else box
         n = mask.shape[axis]
         profile = mask.movedim(axis, -1).reshape(-1, n)[0]
-        spread = _point_spread(profile, maps.dtype)  # (n, n) Toeplitz
-        lines = maps.movedim(axis, -1).reshape(maps.shape[0], -1, n)  # (coil, line, n)
+        spread = _point_spread(profile, maps.dtype)[self.box[axis], self.box[axis]]  # Toeplitz
+        inner = boxed(maps, self.box)
+        lines = inner.movedim(axis, -1).reshape(maps.shape[0], -1, len(spread))  # (coil, line, n)
         overlap = torch.einsum("clj,clk->ljk", lines.conj(), lines)
-        self.matrix = overlap * spread
+        self.matrix = overlap.mul_(spread)
 
     def _forward(self, x: Tensor) -> Tensor:
-        lines = constant_matmul(self.matrix, to_lines(x, self.axis, self.domain))
-        return from_lines(lines, x, self.axis, self.domain)
+        inner = boxed(x, self.box)
+        grid = tuple(part.stop - part.start for part in self.box)
+        lines = constant_matmul(self.matrix, to_lines(inner, self.axis, grid))
+        return unboxed(from_lines(lines, inner, self.axis, grid), self.box, self.domain)
 
     def _adjoint(self, y: Tensor) -> Tensor:
         return self._forward(y)
+
+
+def support_box(maps: Tensor) -> tuple[slice, ...]:
+    """The smallest box ``(*grid)`` that holds all voxels where some map ``(coil, *grid)`` is not
+    zero; a single voxel if there are none."""
+    support = (maps != 0).any(dim=0)
+    box = []
+    for axis in range(support.ndim):
+        others = [i for i in range(support.ndim) if i != axis]
+        here = (support.any(dim=others) if others else support).nonzero().flatten().tolist() or [0]
+        box.append(slice(here[0], here[-1] + 1))
+    return tuple(box)
+
+
+def boxed(x: Tensor, box: tuple[slice, ...]) -> Tensor:
+    """``(..., *grid)`` to ``(..., *box)``."""
+    return x[(slice(None),) * (x.ndim - len(box)) + box]
+
+
+def unboxed(x: Tensor, box: tuple[slice, ...], grid: tuple[int, ...]) -> Tensor:
+    """``(..., *box)`` in its place in ``(..., *grid)``, zero elsewhere."""
+    margins: list[int] = []
+    for part, n in zip(reversed(box), reversed(grid), strict=True):
+        margins += [part.start, n - part.stop]
+    return torch.nn.functional.pad(x, margins) if any(margins) else x
 
 
 def _point_spread(profile: Tensor, dtype: torch.dtype) -> Tensor:

@@ -9,8 +9,17 @@ import torch
 from torch import Tensor
 
 from snrecon.data import Scan
-from snrecon.physics.gram import FourierGram, varying_axes
+from snrecon.physics.folding import folding
+from snrecon.physics.gram import FourierGram, LineGram, support_box, varying_axes
+from snrecon.physics.operators import LinearOperator
 from snrecon.recon.forward_model import ForwardModel, forward_model
+
+MATRIX_LIMIT = 2**22
+"""Most elements of the dense matrices of ``A^H A``: larger ones are read from memory, not from a
+CPU's cache, and take longer to set up than they save within some ten passes."""
+MATRIX_PER_COIL = 16
+"""Longest lines, in voxels for each coil: up to there their dense product takes less time than
+Fourier transforms of all coils (measured with 4 images at once)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,47 +50,19 @@ class SnrUnits:
         power = model.maps.abs().square().sum(dim=0).sqrt()
         inverse = torch.where(model.support, 1 / power, torch.zeros_like(power))
         normalised = model.maps * inverse
-        adjoint = _adjoint(normalised, model.whitening.to(model.maps), model.mask)
+        adjoint = folding(normalised, model.whitening, model.mask)
         return SnrUnits(model, normalised, inverse, model.support, adjoint)
 
     @property
-    def gram(self) -> FourierGram:
-        """``A^H A`` on ``(..., ky, kx)``."""
-        return FourierGram(self.normalised, self.model.mask)
-
-
-def _adjoint(maps: Tensor, whitening: Tensor, mask: Tensor) -> Callable[[Tensor], Tensor]:
-    """``y -> S^H F^H M W y`` for ``(..., coil, ky, kx)``.
-
-    One pass over the coils: whitening is folded into the maps, and of the centred transform's two
-    shifts the one in k-space is a phase in the maps and the one in the image follows the sum over
-    coils.
-    """
-    combined = torch.einsum("ab,ayx->byx", whitening.conj(), maps)
-    combined = torch.fft.ifftshift(combined, dim=(-2, -1))
-    for axis in (-2, -1):
-        n = mask.shape[axis]
-        place = torch.arange(n, device=maps.device, dtype=maps.real.dtype)
-        turn = torch.polar(torch.ones_like(place), 2 * torch.pi * (n // 2) / n * place)
-        combined = combined * (turn if axis == -1 else turn[:, None])
-    weights = combined.conj().resolve_conj()
-    if varying_axes(mask) in ((), (-2,)):
-        rows = torch.nonzero(mask[:, 0]).squeeze(1)
-        total = mask.shape[0]
-
-        def by_rows(kspace: Tensor) -> Tensor:
-            # Lines that were not acquired need no transform along the readout.
-            lines = torch.fft.ifft(kspace.index_select(-2, rows), dim=-1, norm="ortho")
-            shape = (*lines.shape[:-2], total, lines.shape[-1])
-            filled = torch.zeros(shape, dtype=lines.dtype, device=lines.device)
-            filled = filled.index_copy(-2, rows, lines)
-            images = torch.fft.ifft(filled, dim=-2, norm="ortho")
-            return torch.fft.fftshift((weights * images).sum(dim=-3), dim=(-2, -1))
-
-        return by_rows
-
-    def by_points(kspace: Tensor) -> Tensor:
-        images = torch.fft.ifftn(kspace * mask, dim=(-2, -1), norm="ortho")
-        return torch.fft.fftshift((weights * images).sum(dim=-3), dim=(-2, -1))
-
-    return by_points
+    def gram(self) -> LinearOperator:
+        """``A^H A`` on ``(..., ky, kx)``, in the form in which a handful of images together take
+        least time."""
+        maps, mask = self.normalised, self.model.mask
+        axes = varying_axes(mask)
+        if len(axes) == 1:
+            box = support_box(maps)
+            length = box[axes[0]].stop - box[axes[0]].start
+            size = maps[0][box].numel() * length
+            if size <= MATRIX_LIMIT and length <= MATRIX_PER_COIL * maps.shape[0]:
+                return LineGram(maps, mask, axes[0], box)
+        return FourierGram(maps, mask, axes)

@@ -8,9 +8,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from snrecon.data import Scan
+from snrecon.physics.gram import LineGram
 from snrecon.recon.base import Bound
 from snrecon.recon.own_network import fitted
 from snrecon.recon.snr_units import SnrUnits
+
+MATRIX_AT_ONCE = 4
+"""Images that share every reading of the matrices of ``A^H A``, where it has such."""
 
 
 def bind_unrolled(network: nn.Module, weights: str, scan: Scan, method: str) -> Bound:
@@ -46,5 +50,6 @@ def bind_unrolled(network: nn.Module, weights: str, scan: Scan, method: str) -> 
         maps=units.model.maps,
         units=units.model.units,
         linearize=linearize if hasattr(net, "linearize") else None,
+        at_once=MATRIX_AT_ONCE if isinstance(gram, LineGram) else None,
         details={"weights": weights, "maps": units.model.maps_source},
     )
