@@ -150,7 +150,9 @@ class Latent(Reconstructor):
             details: dict[str, Any] = {"distance_from_optimum": None}
             if self.stop == "optimum":
                 exact = Encoding(model.maps.to(torch.complex128), mask).gram
-                fit = LatentFit(precise, exact, lamda, DONE[white.dtype])
+                single = white.dtype == torch.complex64
+                coarse = LatentFit(latent, gram, lamda) if single else None
+                fit = LatentFit(precise, exact, lamda, DONE[white.dtype], coarse)
                 b = matched_filter(model, scan.kspace).to(torch.complex128)
                 optimum = fit.optimum(best.double(), b)
                 details = {"distance_from_optimum": optimum.distance}

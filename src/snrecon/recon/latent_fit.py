@@ -17,8 +17,9 @@ DONE = {torch.complex64: 1e-6, torch.complex128: 1e-10}
 the root of the number of parameters, which is in SDs of what the noise makes of them."""
 ENOUGH = 0.1
 """The same, above which a fit that gets no further is no optimum."""
-CLOSE = 1e-3
-"""The same, below which Newton's steps take over."""
+NEAR = 1e-6
+"""The same, below which Newton's steps take over: there one exact curvature, which costs as much as
+some hundred gradients, is enough."""
 GAUSS, SECANT, NEWTON, CHORDS = 15, 400, 12, 30
 """Most steps of every kind."""
 SLOW = 0.6
@@ -76,15 +77,18 @@ class LatentFit:
         gram: ``A^H A``.
         lamda: For whitened data 1/2 makes the minimum the most probable theta.
         done: Newton step at which a fit is done, as in :data:`DONE`.
+        coarse: The same in single precision, which goes most of the way in less time; None: all in
+            the precision of ``image``.
 
-    Everything is best in double precision: the curvature is a small difference of large terms in
-    some directions, in which single precision would not find the minimum.
+    The end is best in double precision: the curvature is a small difference of large terms in some
+    directions, in which single precision would not find the minimum.
     """
 
     def __init__(
-        self, image: LatentImage, gram: LinearOperator, lamda: float, done: float = 1e-10
+        self, image: LatentImage, gram: LinearOperator, lamda: float, done: float = 1e-10,
+        coarse: LatentFit | None = None,
     ) -> None:
-        self.image, self.gram, self.done = image, gram, done
+        self.image, self.gram, self.done, self.coarse = image, gram, done, coarse
         self.weights = lamda * image.prior
 
     def optimum(self, theta: Tensor, b: Tensor) -> Optimum:
@@ -102,10 +106,22 @@ class LatentFit:
         Returns:
             The minimum. An SnreconWarning is issued if it was not reached.
         """
-        point = self._point(theta, b)
-        point, gauss = self._gauss_newton(point, b)
-        point, _ = self._secant(point, gauss, b, CLOSE)
+        if self.coarse is None:
+            point, _, inverse = self._descent(theta, b)
+        else:
+            like = self.coarse.image
+            rough, distance, inverse = self.coarse._descent(
+                theta.to(like.rows), b.to(like.unit))
+            point = self._point(rough.theta.to(theta), b)
+            # As close as rounding let it come: from there on with the curvature that it found.
+            if distance > NEAR:
+                point, distance, inverse = self._secant(point, inverse, b, NEAR)
         return self._newton(point, b)
+
+    def _descent(self, theta: Tensor, b: Tensor) -> tuple[Point, float, Tensor]:
+        """Both kinds of steps before Newton's, and what :meth:`_secant` returns."""
+        point, gauss = self._gauss_newton(self._point(theta, b), b)
+        return self._secant(point, _inverse(gauss), b, NEAR)
 
     def _gauss_newton(self, point: Point, b: Tensor) -> tuple[Point, Tensor]:
         """The last point, and the curvature of the one before or of itself."""
@@ -133,12 +149,12 @@ class LatentFit:
         return point, gauss
 
     def _secant(
-        self, point: Point, curvature: Tensor, b: Tensor, goal: float
-    ) -> tuple[Point, float]:
+        self, point: Point, inverse: Tensor, b: Tensor, goal: float
+    ) -> tuple[Point, float, Tensor]:
         """Broyden, Fletcher, Goldfarb and Shanno's iteration until a step is as short as ``goal``;
-        Nocedal and Wright, Numerical Optimization (2006), 6.1. Also returns the last one's length.
+        Nocedal and Wright, Numerical Optimization (2006), 6.1. Begins with an ``inverse`` of the
+        curvature; also returns the last step's length, and the inverse that it ends with.
         """
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(curvature))
         distance = float("inf")
         for _ in range(SECANT):
             step = -inverse @ point.gradient
@@ -163,33 +179,29 @@ class LatentFit:
                 left = eye - torch.outer(moved, turned) / product
                 inverse = left @ inverse @ left.mT + torch.outer(moved, moved) / product
             point = following
-        return point, distance
+        return point, distance, inverse
 
     def _newton(self, point: Point, b: Tensor) -> Optimum:
         """Newton's steps, damped where they do not descend, and what they end with."""
-        damping = 0.0
+        damping, settled = 0.0, False
         jacobian, gauss = self._gauss(point.theta)
         curvature = self._curvature(point, gauss)
         for _ in range(NEWTON):
-            change = 0.0
-            while change >= 0 and damping < 1e8:
-                factor, info = torch.linalg.cholesky_ex(
-                    curvature + damping * gauss.diagonal().diag())
-                if int(info) == 0:
-                    step = -torch.cholesky_solve(point.gradient[:, None], factor)[:, 0]
-                    distance = _length(point.gradient, step)
-                    if damping == 0 and distance <= self.done:
-                        break
-                    after = point.theta + step.to(point.theta)
-                    change = self._change(point, after)
-                    if damping == 0 and change >= 0 and distance < 100 * self.done:
-                        break  # rounding is all that is left
-                if change >= 0:
-                    damping = max(10 * damping, 1e-4)
-            if not change < 0:
-                break
+            factor, info = torch.linalg.cholesky_ex(curvature + damping * gauss.diagonal().diag())
+            following, way = point, 0.0
+            if int(info) == 0:
+                following, distance, way = self._chords(point, factor, b, damping == 0)
+                settled = damping == 0 and distance <= 100 * self.done
+            if settled and way <= 10 * self.done:
+                point = following
+                break  # the curvature is of here; what may be left is rounding
+            if way == 0:
+                damping = max(10 * damping, 1e-4)
+                if damping > 1e8:
+                    break
+                continue
             damping = damping / 10 if damping > 1e-3 else 0.0
-            point = self._point(after, b)
+            point = following
             jacobian, gauss = self._gauss(point.theta)
             curvature = self._curvature(point, gauss)
         factor, info = torch.linalg.cholesky_ex(curvature)
@@ -202,6 +214,23 @@ class LatentFit:
                 "the latent fit ended where there is no minimum, so its noise map may be wrong; "
                 "give a larger lambda or more restarts.", SnreconWarning, stacklevel=4)
         return Optimum(point.theta, b, point.image, jacobian, factor, distance)
+
+    def _chords(
+        self, point: Point, factor: Tensor, b: Tensor, several: bool
+    ) -> tuple[Point, float, float]:
+        """Steps with the curvature of one point, each of which costs one gradient, as long as they
+        descend and shrink; the last point, the length of the step that is left, and of all that
+        were taken."""
+        last, way = float("inf"), 0.0
+        while True:
+            step = -torch.cholesky_solve(point.gradient[:, None], factor)[:, 0]
+            distance = _length(point.gradient, step)
+            if distance <= self.done or not distance < SLOW * last or (way and not several):
+                return point, distance, way
+            after = point.theta + step.to(point.theta)
+            if not self._change(point, after) < 0:
+                return point, distance, way
+            point, last, way = self._point(after, b), distance, way + distance
 
     def nearby(self, start: Optimum, b: Tensor) -> Tensor:
         """Minima for other data, ``(batch, parameters)``, that are reached from one minimum.
@@ -235,7 +264,8 @@ class LatentFit:
             going = going[moving & (distance > self.done)]
         for item in [*lost, *going.tolist()]:
             point = self._point(start.theta, b[item])
-            point, left = self._secant(point, start.factor @ start.factor.mT, b[item], self.done)
+            point, left, _ = self._secant(
+                point, torch.cholesky_inverse(start.factor), b[item], self.done)
             if left > 100 * self.done:
                 point = self._point(self.optimum(point.theta, b[item]).theta, b[item])
             theta[item] = point.theta
@@ -284,6 +314,10 @@ class LatentFit:
         pull = torch.func.vjp(slope, point.theta)[1]
         bent = torch.vmap(lambda t: pull(t)[0], chunk_size=TOGETHER)(eye).double()
         return gauss + (bent + bent.mT) / 2
+
+
+def _inverse(curvature: Tensor) -> Tensor:
+    return torch.cholesky_inverse(torch.linalg.cholesky(curvature))
 
 
 def _solved(matrix: Tensor, gradient: Tensor) -> Tensor:
