@@ -7,7 +7,7 @@ sample): mean variances in the head, with standard errors from the scatter of se
 variance is decomposed (:func:`snrecon.uncertainty.decompose`).
 
 **Calibration.** Posterior spread of the samplers (16 draws), spread of restarts of the untrained
-network, and thermal noise maps of varnet and sense, each against the error that was made, on
+network, and thermal noise maps of varnet and tv, each against the error that was made, on
 
 - ``flair``: a simulated measurement of the validation image (a brain of the contrast and grid that
   the prior was validated on),
@@ -63,7 +63,7 @@ SAMPLERS: dict[str, Callable[[], Reconstructor]] = {
     "langevin": lambda: load("langevin"),
     "convdecoder": lambda: load("convdecoder"),
 }
-NOISE = ("varnet", "sense")
+NOISE = ("varnet", "tv")
 """Methods whose thermal noise map is held against the error."""
 DRAWS = {"dds": 16, "langevin": 16, "convdecoder": 5}
 PROBES, RUNS, ROUNDS = 48, 6, 16

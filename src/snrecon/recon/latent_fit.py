@@ -17,11 +17,13 @@ DONE = {torch.complex64: 1e-6, torch.complex128: 1e-10}
 the root of the number of parameters, which is in SDs of what the noise makes of them."""
 ENOUGH = 0.1
 """The same, above which a fit that gets no further is no optimum."""
-NEAR = 1e-6
-"""The same, below which Newton's steps take over: there one exact curvature, which costs as much as
-some hundred gradients, is enough."""
+CLOSE, NEAR = 1e-3, 1e-6
+"""The same, from where Newton's steps can take over, and where one exact curvature is enough for
+them: it costs as much as some hundred gradients."""
 GAUSS, SECANT, NEWTON, CHORDS = 15, 400, 12, 30
 """Most steps of every kind."""
+FURTHER = 120
+"""Most quasi-Newton steps from close to near."""
 SLOW = 0.6
 """A step over the one before, above which those with the curvature of the start are given up."""
 LATE = 0.02
@@ -110,18 +112,25 @@ class LatentFit:
             point, _, inverse = self._descent(theta, b)
         else:
             like = self.coarse.image
-            rough, distance, inverse = self.coarse._descent(
-                theta.to(like.rows), b.to(like.unit))
+            rough, _, inverse = self.coarse._descent(theta.to(like.rows), b.to(like.unit))
             point = self._point(rough.theta.to(theta), b)
             # As close as rounding let it come: from there on with the curvature that it found.
-            if distance > NEAR:
-                point, distance, inverse = self._secant(point, inverse, b, NEAR)
+            point, _, _ = self._approach(point, inverse, b)
         return self._newton(point, b)
 
     def _descent(self, theta: Tensor, b: Tensor) -> tuple[Point, float, Tensor]:
         """Both kinds of steps before Newton's, and what :meth:`_secant` returns."""
         point, gauss = self._gauss_newton(self._point(theta, b), b)
-        return self._secant(point, _inverse(gauss), b, NEAR)
+        return self._approach(point, _inverse(gauss), b)
+
+    def _approach(
+        self, point: Point, inverse: Tensor, b: Tensor
+    ) -> tuple[Point, float, Tensor]:
+        """Quasi-Newton steps until it is near, or close if that takes too many."""
+        point, distance, inverse = self._secant(point, inverse, b, CLOSE, SECANT)
+        if distance > CLOSE:
+            return point, distance, inverse
+        return self._secant(point, inverse, b, NEAR, FURTHER)
 
     def _gauss_newton(self, point: Point, b: Tensor) -> tuple[Point, Tensor]:
         """The last point, and the curvature of the one before or of itself."""
@@ -149,14 +158,14 @@ class LatentFit:
         return point, gauss
 
     def _secant(
-        self, point: Point, inverse: Tensor, b: Tensor, goal: float
+        self, point: Point, inverse: Tensor, b: Tensor, goal: float, most: int
     ) -> tuple[Point, float, Tensor]:
         """Broyden, Fletcher, Goldfarb and Shanno's iteration until a step is as short as ``goal``;
         Nocedal and Wright, Numerical Optimization (2006), 6.1. Begins with an ``inverse`` of the
         curvature; also returns the last step's length, and the inverse that it ends with.
         """
         distance = float("inf")
-        for _ in range(SECANT):
+        for _ in range(most):
             step = -inverse @ point.gradient
             distance = _length(point.gradient, step)
             if distance <= goal:
@@ -187,21 +196,19 @@ class LatentFit:
         jacobian, gauss = self._gauss(point.theta)
         curvature = self._curvature(point, gauss)
         for _ in range(NEWTON):
-            factor, info = torch.linalg.cholesky_ex(curvature + damping * gauss.diagonal().diag())
             following, way = point, 0.0
-            if int(info) == 0:
-                following, distance, way = self._chords(point, factor, b, damping == 0)
-                settled = damping == 0 and distance <= 100 * self.done
-            if settled and way <= 10 * self.done:
-                point = following
-                break  # the curvature is of here; what may be left is rounding
-            if way == 0:
-                damping = max(10 * damping, 1e-4)
-                if damping > 1e8:
-                    break
-                continue
-            damping = damping / 10 if damping > 1e-3 else 0.0
+            while way == 0 and not settled and damping < 1e8:
+                factor, info = torch.linalg.cholesky_ex(
+                    curvature + damping * gauss.diagonal().diag())
+                if int(info) == 0:
+                    following, distance, way = self._chords(point, factor, b, damping == 0)
+                    settled = damping == 0 and distance <= 100 * self.done
+                if way == 0 and not settled:
+                    damping = max(10 * damping, 1e-4)
             point = following
+            if way <= 10 * self.done:
+                break  # the curvature is of here; what may be left is rounding
+            damping, settled = damping / 10 if damping > 1e-3 else 0.0, False
             jacobian, gauss = self._gauss(point.theta)
             curvature = self._curvature(point, gauss)
         factor, info = torch.linalg.cholesky_ex(curvature)
@@ -265,7 +272,7 @@ class LatentFit:
         for item in [*lost, *going.tolist()]:
             point = self._point(start.theta, b[item])
             point, left, _ = self._secant(
-                point, torch.cholesky_inverse(start.factor), b[item], self.done)
+                point, torch.cholesky_inverse(start.factor), b[item], self.done, SECANT)
             if left > 100 * self.done:
                 point = self._point(self.optimum(point.theta, b[item]).theta, b[item])
             theta[item] = point.theta
