@@ -33,6 +33,9 @@ from snrecon.recon.own_network import (
 from snrecon.recon.planes import bind_planes
 from snrecon.recon.zero_filled import linearize_root_sum_of_squares, root_sum_of_squares
 
+ESPIRIT_AT_ONCE = 4
+"""Perturbations that share the iterates of soft ESPIRiT, which every batch makes anew."""
+
 
 class E2EVarNet(Reconstructor):
     """End-to-end variational network (Sriram et al. 2020) on 2D k-space with calibration lines.
@@ -100,6 +103,7 @@ class E2EVarNet(Reconstructor):
         predict = _Prediction(network, mask, calibration, whitening, self.published)
         details = {"weights": self.weights, "combine": self.combine, "maps": "the network's own"}
         linearize = untouched(network, Network)
+        at_once = ESPIRIT_AT_ONCE if getattr(network, "espirit", 0) else None
         if self.combine == "rss":
             shape, everywhere = self.crop or (mask.shape[0], mask.shape[1]), torch.ones_like(mask)
             centre_crop(scan.kspace, shape)  # complains now, not later
@@ -121,6 +125,7 @@ class E2EVarNet(Reconstructor):
                 self.name,
                 units=KSPACE,
                 linearize=linearize_rss if linearize else None,
+                at_once=at_once,
                 details=details,
             )
         given, inverse = None, torch.ones_like(mask, dtype=scan.kspace.real.dtype)
@@ -144,6 +149,7 @@ class E2EVarNet(Reconstructor):
             maps=self._units(predict, scan, given),
             units=OBJECT if given is not None else NOISE if known else KSPACE,
             linearize=linearize_matched if linearize else None,
+            at_once=at_once,
             details=details,
         )
 
