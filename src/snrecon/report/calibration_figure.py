@@ -25,8 +25,9 @@ def calibration_figure(
     """Draw the calibration of one or more methods and write it as an image file.
 
     On the left the reliability diagram, RMS error against predicted SD in bins of it, with the
-    identity: above it a method is too confident. On the right what the intervals cover, against
-    what they claim. Bars are 95 % limits of the bootstrap over scans or blocks.
+    identity: above it a method is too confident. On the right, in the same colours, what the
+    intervals cover, against what they claim. Bars are 95 % limits of the bootstrap over scans or
+    blocks.
 
     Args:
         methods: Calibrations by the name to show, in the same units.
@@ -63,6 +64,8 @@ def calibration_figure(
 
 def _reliability(axes: Any, methods: Mapping[str, Calibration], unit: str) -> None:
     """RMS error against predicted SD, on logarithmic axes where the values span decades."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     everything = np.concatenate(
         [np.concatenate([c.predicted, c.error]) for c in methods.values()])
     positive = everything[everything > 0]
@@ -71,15 +74,19 @@ def _reliability(axes: Any, methods: Mapping[str, Calibration], unit: str) -> No
     low, high = (low / 1.5, high * 1.5) if wide else (0.0, 1.08 * high)
     if wide:
         axes.set(xscale="log", yscale="log")
+        for axis in (axes.xaxis, axes.yaxis):
+            few = (1, 2, 5) if high < 100 * low else (1,)
+            axis.set_major_locator(LogLocator(subs=few))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(NullFormatter())
     axes.plot([low, high], [low, high], color="0.6", lw=1, zorder=0)
     for (name, found), colour, marker in zip(methods.items(), COLOURS, MARKERS):
         bars = [np.maximum(found.error - found.error_lower, 0),
                 np.maximum(found.error_upper - found.error, 0)]
         axes.errorbar(found.predicted, found.error, yerr=bars, color=colour, marker=marker, ms=5,
-                      lw=1.2, elinewidth=1, capsize=2, label=f"{name} (z SD {found.z_sd:.2f})")
+                      lw=1.2, elinewidth=1, capsize=2, label=name)
     axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", title="reliability",
              xlabel=f"predicted SD [{unit}]", ylabel=f"RMS error [{unit}]")
-    axes.legend(frameon=False, fontsize=9.5, loc="upper left")
 
 
 def _coverage(axes: Any, methods: Mapping[str, Calibration]) -> None:
@@ -93,9 +100,13 @@ def _coverage(axes: Any, methods: Mapping[str, Calibration]) -> None:
         middle = 100 * found.coverage
         bars = [[max(middle - low, 0)], [max(high - middle, 0)]]
         axes.errorbar([middle], [row], xerr=bars, color=colour, marker=marker, ms=7, capsize=3)
-        names.append(f"{name}\n{middle:.1f} %, mean width {found.width:.3g}")
+        names.append(
+            f"{name}\n{middle:.1f} %, width {found.width:.3g}, z SD {found.z_sd:.2f}")
     lowest = min(100 * min(found.coverage_limits[0], found.level) for found in methods.values())
     axes.set(xlim=(max(lowest - 5, 0), 102), ylim=(-0.5, len(methods) - 0.5),
              title="coverage of the intervals", xlabel="references inside the interval [%]")
     axes.set_yticks(list(rows), names, fontsize=10)
+    for label, colour in zip(reversed(axes.get_yticklabels()), reversed(COLOURS[: len(methods)]),
+                             strict=True):
+        label.set_color(colour)
     axes.tick_params(axis="y", length=0)
