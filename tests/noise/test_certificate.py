@@ -313,3 +313,28 @@ def test_air_around_the_object_changes_nothing_but_its_own_voxels() -> None:
     outside[inner] = False
     assert float(around.covariance[:, outside].abs().max()) == 0
     assert float(around.standard_error[outside].abs().max()) == 0
+
+
+def test_a_surrogate_that_fades_out_beyond_its_maps_leaves_no_holes() -> None:
+    """Its variance underflows column by column, earlier than its answers to single probes."""
+    moments, image = samples(32, 5)
+    assert moments.power is not None
+    fading = torch.ones(SIZE)
+    fading[:, :12] = 10.0 ** torch.arange(-48.0, 0, 4)
+    assert float(fading[:, 1].max()) < torch.finfo(torch.float32).tiny
+    answer = torch.where(fading < 1, 300 * fading.sqrt(), 1).clamp_max(1)
+    amplitude = {"r": answer, "i": answer}
+    sums = {}
+    for name, total in moments.sums.items():
+        for letter in name:
+            total = total * amplitude.get(letter, torch.ones(SIZE))
+        sums[name] = total
+    faded = certified(replace(moments, power=moments.power * fading, sums=sums), image)
+    whole = certified(moments, image)
+    assert faded is not None
+    assert whole is not None
+    assert bool(torch.isfinite(faded.covariance).all())
+    assert bool(torch.isfinite(faded.standard_error).all())
+    assert float(faded.covariance[0].min()) > 0
+    torch.testing.assert_close(
+        faded.covariance[0][:, 24:], whole.covariance[0][:, 24:], rtol=0.3, atol=0)

@@ -40,6 +40,8 @@ T95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895)
 UNEVEN = 1.04
 """Factor of standard errors: among voxels of the same surroundings some are known worse than
 others, so that intervals of 1.96 times what holds on average would cover less than they should."""
+FAINT = 1e-6
+"""Least variance of the surrogate, of its mean over the voxels with noise, that is relied on."""
 MARGIN = 2
 """Voxels around those with noise that are looked at."""
 SURROUNDINGS = 4.0
@@ -180,7 +182,9 @@ def _fitted(moments: FoldMoments, noisy: Tensor) -> Tensor:
     may go on, and there the map is the plain mean."""
     if moments.power is None or not bool((noisy & (moments.power > 0)).any()):
         return noisy
-    return noisy & (moments.power > 0)
+    # Beyond its maps the surrogate fades out over tens of orders of magnitude, and what is left of
+    # its variance there is rounding.
+    return noisy & (moments.power > FAINT * moments.power[noisy].mean())
 
 
 def _pairs(moments: FoldMoments) -> Iterator[tuple[tuple[int, int], list[int]]]:
