@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from snrecon.noise.blur import blur
-from snrecon.noise.certificate import T95, _certificate, certified, judged
+from snrecon.noise.certificate import T95, T98, _certificate, certified, judged
 from snrecon.noise.crossfit import coefficients, controlled, fitted_prior, limited, shrunk
 from snrecon.noise.folds import FOLDS, FoldMoments
 
@@ -338,3 +338,55 @@ def test_a_surrogate_that_fades_out_beyond_its_maps_leaves_no_holes() -> None:
     assert float(faded.covariance[0].min()) > 0
     torch.testing.assert_close(
         faded.covariance[0][:, 24:], whole.covariance[0][:, 24:], rtol=0.3, atol=0)
+
+
+@pytest.mark.parametrize("scale", [1e-13, 1e-11, 1e12])
+def test_the_unit_of_the_image_does_not_matter(scale) -> None:
+    """Variances of 1e-26 and 1e24 are numbers of single precision; their squares are not."""
+    moments, image = samples(24, 2)
+    assert moments.power is not None
+    other = replace(
+        moments, power=moments.power * scale**2,
+        sums={name: total * scale**2 for name, total in moments.sums.items()})
+    found, scaled = certified(moments, image), certified(other, image * scale)
+    assert found is not None
+    assert scaled is not None
+    assert scaled.certificate.bound == pytest.approx(found.certificate.bound, rel=2e-2)
+    ratio = scaled.standard_error / scale / found.standard_error
+    assert float((ratio - 1).square().mean().sqrt()) < 0.05
+
+
+def test_every_look_of_a_run_to_a_tolerance_is_more_careful(tmp_path) -> None:
+    squares = [4e-4, 2e-4, 1e-4, 3e-4, 1e-4, 5e-4, 2e-4, 2e-4]
+    fixed, look = _certificate(squares, 64), _certificate(squares, 64, adaptive=True)
+    mean, spread = 2.5e-4, float(torch.tensor(squares, dtype=torch.float64).std()) / 8**0.5
+    assert look.error == fixed.error
+    assert fixed.bound == pytest.approx((mean + T95[6] * spread) ** 0.5)
+    assert look.bound == pytest.approx((mean + T98[6] * spread) ** 0.5)
+    moments, image = samples(24, 2)
+    run = replace(moments, adaptive=True)
+    found, stopped = certified(moments, image), certified(run, image)
+    assert found is not None
+    assert stopped is not None
+    assert stopped.certificate.bound > found.certificate.bound
+    assert FoldMoments.restored(run.arrays(), {}).adaptive
+    assert not FoldMoments.restored(moments.arrays(), {}).adaptive
+    assert moments.merged(run).adaptive
+
+
+def test_what_cannot_be_judged_is_not_certified() -> None:
+    moments, image = samples(24, 2)
+    broken = replace(moments, predicted=torch.full(SIZE, torch.nan))
+    found = certified(broken, image)  # the plain means are still there
+    assert found is not None
+    assert found.certificate.error > 0.05
+    nan = {name: total * torch.nan for name, total in moments.sums.items()}
+    assert certified(replace(moments, sums=nan), image) is None
+    assert judged(moments, torch.full(SIZE, torch.nan), image) is None
+    lone = torch.zeros(SIZE)
+    lone[20, 20] = 1
+    single = replace(moments, sums={name: total * lone for name, total in moments.sums.items()})
+    found = certified(single, image)
+    assert found is not None
+    assert bool(found.covariance.isfinite().all())
+    assert found.certificate.bound > 0.01

@@ -17,6 +17,8 @@ from snrecon.data import NoiseMap, Scan
 from snrecon.errors import InputError, SnreconWarning
 from snrecon.noise import merge, noise_map
 from snrecon.noise.certified import schedule
+from snrecon.noise.folds import FoldMoments
+from snrecon.noise.state import load_states, save_states
 from snrecon.recon import E2EVarNet, MoDL, UNet, VarNet
 from snrecon.recon.base import Reconstructor
 
@@ -173,3 +175,34 @@ def test_regions_of_a_slice_and_of_a_stack(tmp_path):
         noise_map(recon, stack, max_passes=8, regions={"centre": region}, **options)
     with pytest.raises(InputError, match="certified estimator only"):
         noise_map(recon, scan, estimator="sketch", regions={"centre": region})
+
+
+def test_an_image_that_never_answers_has_no_noise_and_ends_the_run() -> None:
+    _, scan, _ = solved("modl")
+    still = torch.ones(scan.grid, dtype=scan.kspace.dtype)
+    result = noise_map(lambda y: still + 0 * y.sum(-3), scan, estimator="certified", tolerance=0.1)
+    assert result.passes == 16
+    assert not bool(result.sigma.any())
+    assert not bool(result.standard_error.any())
+
+
+def test_a_warning_is_given_only_where_the_error_is_too_large(recwarn) -> None:
+    recon, scan, _ = solved("modl")
+    noise_map(recon, scan, estimator="sketch", tolerance=0.9, max_passes=10)
+    noise_map(recon, scan, estimator="certified", tolerance=0.9, max_passes=9)
+    assert not [w for w in recwarn if issubclass(w.category, SnreconWarning)]
+    with pytest.warns(SnreconWarning, match="5 passes are too few"):
+        noise_map(recon, scan, estimator="certified", tolerance=0.9, max_passes=5)
+
+
+def test_a_state_in_low_precision_says_which_tolerance_it_cannot_reach(tmp_path) -> None:
+    recon, scan, _ = solved("modl")
+    path = tmp_path / "state.h5"
+    noise_map(recon, scan, estimator="certified", tolerance=0, max_passes=24, state=path)
+    (state,) = load_states(path).values()
+    moments = state.moments
+    assert isinstance(moments, FoldMoments)
+    lost = replace(moments, left_out=1e-4 * moments.sums["aa"].mean(0))
+    save_states({0: replace(state, moments=lost)}, path)
+    with pytest.raises(InputError, match="low precision, which leave out"):
+        noise_map(recon, scan, estimator="certified", tolerance=1e-3, state=path)

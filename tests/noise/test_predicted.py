@@ -136,3 +136,10 @@ def test_what_cannot_be_predicted_says_so(tmp_path) -> None:
     save_weights(nets.varnet(), tmp_path / "other.safetensors")
     with pytest.raises(InputError, match="noise_predictor"):
         noise_map(recon, scan, predictor=tmp_path / "other.safetensors")
+
+
+def test_a_prediction_that_is_not_finite_is_refused() -> None:
+    recon, scan, _, _ = problem()
+    nothing = Told(torch.full(scan.grid, torch.nan))
+    with pytest.raises(InputError, match="not finite"):
+        noise_map(recon, scan, estimator="certified", predictor=nothing)

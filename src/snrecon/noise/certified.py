@@ -59,19 +59,21 @@ class FoldRule(Rule):
         self.left_out: Tensor | None = None
         self.predicted: Tensor | None = None
         self.regions: dict[str, Tensor] = {}
+        self.adaptive = False
 
     def empty(self) -> FoldMoments:
         """No samples."""
         power = None if self.surrogate is None else self.surrogate.variance / 2
         empty = FoldMoments.empty(self.problem.image, power)
         return replace(empty, left_out=self.left_out, predicted=self.predicted,
-                       regions=self.regions)
+                       regions=self.regions, adaptive=self.adaptive)
 
     def resumed(self, moments: Accumulated) -> FoldMoments:
         """Regions and prediction are no part of the sums: those given now replace the earlier."""
         assert isinstance(moments, FoldMoments)
         predicted = moments.predicted if self.predicted is None else self.predicted
-        return replace(moments, predicted=predicted, regions=self.regions or moments.regions)
+        return replace(moments, predicted=predicted, regions=self.regions or moments.regions,
+                       adaptive=self.adaptive or moments.adaptive)
 
     def added(self, state: State, samples: Tensor, indices: range) -> FoldMoments:
         """The state's sums with some samples more."""
@@ -90,11 +92,12 @@ class FoldRule(Rule):
 
     def error(self, state: State) -> float:
         """Upper limit of the relative RMS error of sigma, or the RMS of the standard errors, which
-        allow for single voxels, if that is larger."""
+        allow for single voxels, if that is larger; 0 if the image never answered a probe."""
         found = state.moments.result(state.image)
         certificate = found.facts["certificate"]
         if certificate is None:
-            return math.inf
+            enough = self.decides(state.moments.samples)
+            return 0.0 if enough and not bool((found.covariance != 0).any()) else math.inf
         stated = relative_error(state.image, found.covariance[0].sqrt(), found.standard_error)
         return max(float(certificate["bound"]), stated)
 
@@ -116,8 +119,8 @@ def certified_map(
 
     Args:
         problem: Function, scan and noise.
-        tolerance: Upper 95 % limit of the relative RMS error of sigma to stop at; 0 runs to
-            ``max_passes``.
+        tolerance: Upper 95 % limit of the RMS error of sigma, relative to the sigma that is stated,
+            to stop at; 0 runs to ``max_passes``.
         max_passes: Largest number of probes.
         seed: Seed of the probes.
         progress: Called after every chunk.
@@ -130,8 +133,9 @@ def certified_map(
             own, over their voxels with ``|x| >= 3 sigma`` (if there are none, all with noise).
 
     Raises:
-        InputError: if the predictor cannot be read, or does not fit the scan, or a region does not
-            fit the image or is empty.
+        InputError: if the predictor cannot be read, or does not fit the scan, a region does not
+            fit the image or is empty, or the state's probes were drawn in a precision that the
+            tolerance does not allow.
         NotDifferentiableError: if f has no Jacobian products, or they disagree with finite
             differences.
     """
@@ -149,6 +153,7 @@ def certified_map(
     stored = None if state_file is None else state_file.stored()
     if stored is not None and isinstance(stored.moments, FoldMoments):
         low = stored.moments.left_out  # what a run began with, it goes on with
+        _require_precision(stored, tolerance, state_file)
     else:
         low = tangents_in_low_precision(problem, opening, known, tolerance)
     if low is not None:
@@ -166,7 +171,7 @@ def certified_map(
             return product[:, None]
         return torch.stack([product.to(complex_type), surrogate(noise)], 1)
 
-    rule.regions = _checked(regions or {}, problem.image)
+    rule.regions, rule.adaptive = _checked(regions or {}, problem.image), tolerance > 0
     if predictor is not None:
         rule.predicted = predicted_variance(load_predictor(predictor), problem, surrogate)
         facts["predictor"] = "given" if isinstance(predictor, NoisePredictor) else str(predictor)
@@ -186,6 +191,18 @@ def certified_map(
     )
     state.header["details"]["jacobian"] = problem.linearization.strategy
     return state
+
+
+def _require_precision(stored: State, tolerance: float, state_file: StateFile | None) -> None:
+    """InputError if no number of probes would do."""
+    certificate = stored.moments.result(stored.image).facts["certificate"]
+    lost = 0.0 if certificate is None else float(certificate["precision"])
+    if state_file is not None and 0 < tolerance <= lost:
+        raise InputError(
+            f"{state_file.path}: the state was drawn with tangents in low precision, which leave "
+            f"out {lost:.2%} of sigma, so that a tolerance of {tolerance:.2%} cannot be certified; "
+            "choose another --state file."
+        )
 
 
 def _checked(regions: Mapping[str, Tensor], image: Tensor) -> dict[str, Tensor]:

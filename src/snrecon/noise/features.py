@@ -47,7 +47,7 @@ def prior_features(
         columns += [(smooth.abs() + 0.02).log(), (steep.sqrt() + 0.003).log(), along]
     stacked = torch.stack(columns)
     values = stacked[:, inside]
-    mean, spread = values.mean(1), values.std(1)
+    mean, spread = values.mean(1), values.std(1, correction=0)  # one voxel has a spread of 0
     shape = (-1,) + (1,) * image.ndim
     scaled = (stacked - mean.reshape(shape)) / spread.clamp_min(1e-6).reshape(shape)
     return torch.cat([torch.ones_like(scaled[:1]), scaled])

@@ -45,6 +45,8 @@ class FoldMoments(Accumulated):
     """Variance that a trained predictor expects ``(*image)``, up to a factor; None without one."""
     regions: dict[str, Tensor] = field(default_factory=dict)
     """Boolean ``(*image)``: parts of the image that get a certificate of their own."""
+    adaptive: bool = False
+    """Whether the number of samples follows from what they showed: a run to a tolerance."""
     _found: list[Found] = field(default_factory=list, init=False, repr=False)
     """The result, once somebody asked: a run asks for its error, and then for its map."""
 
@@ -100,7 +102,8 @@ class FoldMoments(Accumulated):
         if other.left_out is not None:
             left_out = other.left_out if left_out is None else torch.maximum(
                 left_out, other.left_out)
-        return replace(self, counts=self.counts + other.counts, sums=sums, left_out=left_out)
+        return replace(self, counts=self.counts + other.counts, sums=sums, left_out=left_out,
+                       adaptive=self.adaptive or other.adaptive)
 
     def to(self, device: torch.device) -> FoldMoments:
         """The same on another device."""
@@ -133,7 +136,8 @@ class FoldMoments(Accumulated):
     def arrays(self) -> dict[str, Tensor]:
         """Sums, counts and what is known besides."""
         known = {"counts": self.counts, "power": self.power, "left_out": self.left_out,
-                 "predicted": self.predicted}
+                 "predicted": self.predicted,
+                 "adaptive": torch.ones(1, dtype=torch.bool) if self.adaptive else None}
         regions = {f"{REGION}{name}": region for name, region in self.regions.items()}
         return self.sums | regions | {k: part for k, part in known.items() if part is not None}
 
@@ -146,7 +150,7 @@ class FoldMoments(Accumulated):
         regions = {name.removeprefix(REGION): array for name, array in arrays.items()
                    if name.startswith(REGION)}
         return FoldMoments(arrays["counts"], sums, power, arrays.get("left_out"),
-                           arrays.get("predicted"), regions)
+                           arrays.get("predicted"), regions, "adaptive" in arrays)
 
     def part(self, folds: list[int]) -> Means:
         """Mean products over some folds."""

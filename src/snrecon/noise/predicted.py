@@ -104,10 +104,13 @@ def predicted_variance(
     """Variance of the component along the image's phase that the predictor expects, ``(ky, kx)``.
 
     Raises:
-        InputError: as :func:`look`.
+        InputError: as :func:`look`, or if the prediction is not finite.
     """
     seen = look(problem, surrogate)
     device = seen.channels.device
     with torch.no_grad():
         ratio = predictor.to(device).eval()(seen.channels[None])[0].exp()
+    if not bool(ratio.isfinite().all()):
+        raise InputError(
+            "the noise predictor's answer is not finite; leave it out, or train it anew.")
     return seen.reference * ratio.to(seen.reference.dtype)

@@ -159,11 +159,14 @@ def run(
         if state_file is not None and unsaved:
             state_file.write(state)
     error = rule.error(state)
-    if tolerance > 0 and not _finished(rule, state, tolerance, error):
+    if tolerance > 0 and not error <= tolerance:  # also one that is not known
+        count = state.moments.samples
+        found = f"{count} passes are too few to tell the noise map's error"
+        if math.isfinite(error):
+            found = (f"the noise map's error is {rule.meaning}{error:.1%} after {count} passes, "
+                     f"above the tolerance of {tolerance:.1%}")
         warnings.warn(
-            f"the noise map's error is {rule.meaning}{error:.1%} after {state.moments.samples} "
-            f"passes, above the tolerance of {tolerance:.1%}; raise max_passes (--max-passes) to "
-            "reach it.",
+            f"{found}; raise max_passes (--max-passes) to reach it.",
             SnreconWarning,
             stacklevel=2,
         )
