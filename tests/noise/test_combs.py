@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import networks_at_hand as nets
 from snrecon.errors import InputError
 from snrecon.noise import noise_map
 from snrecon.noise.combs import Combs, local_axes, outside, smallest_spacing
-from snrecon.noise.exact import exact
+from snrecon.noise.exact import _silent, exact
 from snrecon.noise.problem import Problem
 from snrecon.recon import MoDL, ZeroFilled
 
@@ -144,3 +145,25 @@ def test_what_cannot_be_compressed_says_so(mask, compress, sentence):
     scan = small_scan(mask())
     with pytest.raises(InputError, match=sentence):
         noise_map(MoDL(nets.modl()), scan, estimator="exact", compress=compress)
+
+
+def test_where_the_image_is_zero_by_construction_compressed_rows_are_too() -> None:
+    scan = small_scan(irregular_mask())
+    support = torch.ones(scan.grid)
+    support[:, 4:6] = 0
+    support[3] = 0
+    bound = MoDL(nets.modl()).bind(scan)
+
+    def masked(kspace: torch.Tensor) -> torch.Tensor:
+        return bound.function(kspace) * support
+
+    alone = noise_map(masked, scan, estimator="exact")
+    shared = exact(Problem.of(masked, scan), compress=0.2)
+    assert shared.details["spacing"] < scan.grid[1]
+    assert not bool(shared.sigma[support == 0].any())
+    assert torch.equal(shared.sigma > 0, alone.sigma > 0)
+    # A scan of zeros has an image of zeros, and noise.
+    empty = replace(scan, kspace=torch.zeros_like(scan.kspace))
+    problem = Problem.of(ZeroFilled(), empty)
+    assert bool((problem.image == 0).all())
+    assert not bool(_silent(problem, torch.ones(scan.grid, dtype=torch.bool)).any())

@@ -78,10 +78,11 @@ def exact(
     alone = None if compress is None else Alone.of(problem, wanted, compress)
     combs = None if alone is None else alone.combs
     singles = list(wanted.flatten().cpu().nonzero()[:, 0].split(1))
-    groups = singles if combs is None else combs.groups(wanted)
+    silent = torch.zeros_like(wanted) if combs is None else _silent(problem, wanted)
+    groups = singles if combs is None else combs.groups(wanted & ~silent)
     signs = torch.randint(0, 2, (image.numel(),), generator=probe_generator(0, 0, STREAM)) * 2 - 1
     cotangent = problem.direction.flatten() * (1 if combs is None else signs.to(image.device))
-    identity = _identity(wanted, compress)
+    identity = _identity(wanted & ~silent, compress)
     covariance, resumed = _stored(problem, identity, state_file)
     seconds, timed = 0.0, 0
     start, kept, saved = resumed, resumed, time.monotonic()
@@ -118,7 +119,7 @@ def exact(
     finally:
         if state_file is not None and kept != start:
             _store(problem, identity, state_file, covariance, start)
-    count = parts * len(groups) + (0 if alone is None else alone.vjps)
+    count = parts * (len(groups) + int(silent.any())) + (0 if alone is None else alone.vjps)
     cost = seconds / timed / forward_seconds(problem) if timed else 1.0
     facts = {**(details or {}), **checked, "vjps": count, "forward_passes_per_vjp": cost}
     if voxels is not None:
@@ -208,6 +209,21 @@ class Alone:
         found = variance.flatten()[self.index].sqrt()
         true = self.variance.sqrt()
         return float((found - true).square().mean().sqrt() / true.square().mean().sqrt())
+
+
+def _silent(problem: Problem, wanted: Tensor) -> Tensor:
+    """Voxels that have no noise, as where there are no coil maps, boolean ``(*image)``: in a
+    compressed row they would get what their neighbours leak. Found by one VJP for all without any
+    image, so that a single one with noise keeps them all."""
+    dark = wanted & (problem.image == 0)
+    if not bool(dark.any()):
+        return dark
+    draw = torch.randn(dark.shape, generator=probe_generator(2, 0, STREAM)).to(problem.image.device)
+    for factor in (1, 1j) if problem.image.is_complex() else (1,):
+        unit = (factor * draw * dark).to(problem.image.dtype)
+        if bool((rows(problem, unit[None]) != 0).any()):
+            return torch.zeros_like(dark)
+    return dark
 
 
 def _products(first: Tensor, second: Tensor) -> Tensor:
