@@ -210,3 +210,21 @@ def test_interrupted_rows_stay_and_failed_ones_do_not(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["s.csv"]
     with pytest.raises(InputError, match="cannot be written"):
         collect([row("a", 0.1)], tmp_path / "no" / "t.csv")
+
+
+def test_a_root_sum_of_squares_of_whitened_coils_has_a_reference_of_such(brain: Path) -> None:
+    network = torch.nn.Identity()
+    white = recon.KspaceModule(network, ("kspace",), "kspace", pairs=False)
+    (row,) = reconstruct(brain, white, None)
+    assert row.nmse < 1e-9
+    stored = recon.KspaceModule(network, ("kspace",), "kspace", pairs=False, whiten=False)
+    (row,) = reconstruct(brain, stored, None)
+    assert row.nmse < 1e-9
+
+
+@pytest.mark.parametrize("ending", ["h5", "npz"])
+def test_a_result_says_how_its_coils_were_combined(tmp_path: Path, ending: str) -> None:
+    for combine in ("rss", "matched"):
+        path = tmp_path / f"{combine}.{ending}"
+        save_image(torch.ones(8, 8), path, method="e2e_varnet", metadata={"combine": combine})
+        assert read_images(path).kind == combine

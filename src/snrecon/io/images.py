@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,10 @@ from snrecon.io.npz import Archive
 FASTMRI_IMAGES = {"reconstruction_esc": "esc", "reconstruction_rss": "rss", "reconstruction": ""}
 """fastMRI's image datasets ``(slice, height, width)`` and the kind of each; ``reconstruction`` is
 what a method submits."""
+
+
+TEXTS = ("method", "details")
+"""What a result of this package says of its image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +63,8 @@ def read_images(path: str | Path) -> Images:
         raise InputError(
             f"{path}: there is no array 'image'; it has {listing(archive.names)}."
         )
-    method = archive.text("method") if "method" in archive else ""
-    return _result(archive.read("image"), method, path)
+    method, details = (archive.text(name) if name in archive else "" for name in TEXTS)
+    return _result(archive.read("image"), method, details, path)
 
 
 def has_reference(path: str | Path) -> bool:
@@ -79,8 +84,9 @@ def _from_hdf5(path: Path) -> Images:
                 f"{listing(names(file))}."
             )
         if not found:
-            method = str(attributes(file, ("method",)).get("method", ""))
-            return _result(read_dataset(file, "image"), method, path)
+            texts = attributes(file, TEXTS)
+            method, details = (str(texts.get(name, "")) for name in TEXTS)
+            return _result(read_dataset(file, "image"), method, details, path)
         # A multi-coil file has no use for the emulated single coil.
         single = not has_dataset(file, "kspace") or len(file["kspace"].shape) == 3
         name = found[0] if single or len(found) == 1 else "reconstruction_rss"
@@ -89,8 +95,14 @@ def _from_hdf5(path: Path) -> Images:
     return Images(values, FASTMRI_IMAGES[name], name, str(path))
 
 
-def _result(array: np.ndarray, method: str, path: Path) -> Images:
-    kind = "rss" if method.endswith(":rss") else "matched" if method else ""
+def _result(array: np.ndarray, method: str, details: str, path: Path) -> Images:
+    try:
+        facts = json.loads(details or "{}")
+    except ValueError:
+        facts = {}
+    combined = facts.get("combine") if isinstance(facts, dict) else None
+    rss = method.endswith(":rss") or combined == "rss"
+    kind = "rss" if rss else "matched" if method else ""
     return Images(_volume(array, path, "image"), kind, method, str(path))
 
 

@@ -20,7 +20,7 @@ from snrecon.networks.varnet import root_mean_square
 from snrecon.physics.fourier import ifft
 from snrecon.physics.gram import varying_axes
 from snrecon.recon.base import Bound, Reconstructor
-from snrecon.recon.forward_model import ForwardModel, forward_model
+from snrecon.recon.forward_model import KSPACE, NOISE, ForwardModel, forward_model
 from snrecon.recon.own_network import fitted
 from snrecon.recon.planes import bind_planes
 from snrecon.recon.snr_units import SnrUnits
@@ -197,13 +197,23 @@ class KspaceModule(Reconstructor):
             return image.reshape(*kspace.shape[:-3], *scan.grid)
 
         used = matched or "maps" in self.inputs
+        details = {"output": self.output, "maps": model.maps_source if used else "none"}
+        if self.output == "kspace":
+            details["combine"] = self.combine
         return Bound(
             function,
             f"{self.name}:{type(self._module).__name__}",
             frozen=model.frozen if used else (),
             maps=None,
-            details={"output": self.output, "maps": model.maps_source if used else "none"},
+            units=self._units(matched),
+            details=details,
         )
+
+    def _units(self, matched: bool) -> str:
+        """What is known of them: an image is in whatever units the network chose."""
+        if self.output != "kspace" or matched:
+            return Bound.units
+        return NOISE if self.whiten else KSPACE
 
     def _model(self, scan: Scan) -> ForwardModel:
         """The measurement in the coil basis of the network; maps are made only if needed."""

@@ -103,6 +103,7 @@ class E2EVarNet(Reconstructor):
         predict = _Prediction(network, mask, calibration, whitening, self.published)
         details = {"weights": self.weights, "combine": self.combine, "maps": "the network's own"}
         linearize = untouched(network, Network)
+        known = scan.noise is not None and not self.published
         at_once = ESPIRIT_AT_ONCE if getattr(network, "espirit", 0) else None
         if self.combine == "rss":
             shape, everywhere = self.crop or (mask.shape[0], mask.shape[1]), torch.ones_like(mask)
@@ -123,7 +124,7 @@ class E2EVarNet(Reconstructor):
             return Bound(
                 rss,
                 self.name,
-                units=KSPACE,
+                units=NOISE if known else KSPACE,
                 linearize=linearize_rss if linearize else None,
                 at_once=at_once,
                 details=details,
@@ -142,7 +143,6 @@ class E2EVarNet(Reconstructor):
             image, combine_jvp = linearize_combine_coils(k, maps)
             return image * inverse, lambda tangents: combine_jvp(*jvp(tangents)) * inverse
 
-        known = scan.noise is not None and not self.published
         return Bound(
             matched,
             self.name,

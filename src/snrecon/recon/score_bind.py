@@ -123,6 +123,8 @@ def bind_coils(
     if sense is not None:
         details |= {"m": settings.sense_every, "lambda_start": settings.lambda_start,
                     "lambda_end": settings.lambda_end}
+    if number not in ("2", "3"):
+        details["combine"] = "rss"
     if model is None:
         return Sampler(chain, KSPACE, None, (), start, details)
     details["maps"] = model.maps_source

@@ -5,7 +5,8 @@ like units by what is known, not by a fit:
 
 - ``rss``: the root sum of squares of the fully sampled coils as stored. The image ``x`` of a method
   with coil maps ``S`` counts as ``|x| sqrt(sum_c |S_c|^2)``, the root sum of squares of the coil
-  images that it stands for. The image of a method without maps is already one.
+  images that it stands for. The image of a method without maps is already one; where it is of
+  whitened coils, so is the reference.
 - ``matched``: the fully sampled data combined with the coil maps that the method used,
   ``sum conj(S) y / sum |S|^2`` of whitened coils, in the units of the method's image. Only where
   there are maps: outside their support there is no reference, and it is zero there.
@@ -31,6 +32,7 @@ from snrecon.physics.coverage import fully_sampled
 from snrecon.physics.fourier import ifft
 from snrecon.physics.masks import make_mask
 from snrecon.recon.base import Bound, Reconstructor
+from snrecon.recon.forward_model import NOISE
 from snrecon.recon.zero_filled import root_sum_of_squares
 from snrecon.report.volumes import paired, scan_files
 
@@ -175,14 +177,14 @@ def _reconstructed(
         for number, full in enumerate(scan):
             if progress is not None:
                 progress(done, len(files), f"{path.name}, slice {number + 1} of {scan.slices}")
-            image, target = _pair(
+            image, target, white = _pair(
                 recon, full.to(device), full.undersample(mask).to(device), kind)
             images.append(image.cpu())
             targets.append(target.cpu())
         values, wanted = torch.stack(images), torch.stack(targets)
         if values.ndim == 4:  # a 3D grid is scored plane by plane
             values, wanted = values[0], wanted[0]
-        stored = _stored_reference(path, kind, reading)
+        stored = None if white else _stored_reference(path, kind, reading)
         label = "none" if undersample is None else str(undersample["kind"])
         achieved = mask.numel() / int(mask.sum())
         made = Images(values, kind, name or recon.name, str(path))
@@ -192,15 +194,20 @@ def _reconstructed(
         progress(len(files), len(files), "")
 
 
-def _pair(recon: Reconstructor, full: Scan, part: Scan, kind: str) -> tuple[Tensor, Tensor]:
-    """Image and reference ``(*grid)`` in like units."""
+def _pair(
+    recon: Reconstructor, full: Scan, part: Scan, kind: str
+) -> tuple[Tensor, Tensor, bool]:
+    """Image and reference ``(*grid)`` in like units, and whether these are of whitened coils."""
     with torch.no_grad():
         bound = recon.bind(part)
         image = bound(part.kspace).abs()
-        if kind == "rss":
-            reference = root_sum_of_squares(full.kspace, full.sampled)
-            return (image if bound.maps is None else image * _sensitivity(bound, full)), reference
-        return image, _matched(bound, full).abs()
+        if kind == "matched":
+            return image, _matched(bound, full).abs(), False
+        if bound.maps is not None:
+            image = image * _sensitivity(bound, full)
+        white = bound.maps is None and bound.units == NOISE
+        kspace = full.require_noise().whiten(full.kspace) if white else full.kspace
+        return image, root_sum_of_squares(kspace, full.sampled), white
 
 
 def _sensitivity(bound: Bound, scan: Scan) -> Tensor:
