@@ -16,6 +16,7 @@ from snrecon.networks.varnet import root_mean_square
 from snrecon.noise import noise_map
 from snrecon.physics.fourier import ifft
 from snrecon.recon import ImageModule, KspaceModule, direct_varnet, monai_varnet
+from snrecon.recon.forward_model import KSPACE, NOISE
 from support import random_complex
 
 GRID = (9, 8)
@@ -275,3 +276,25 @@ def test_a_network_that_loses_its_derivative_is_found_out(way):
 def test_what_is_no_network_is_refused(adapter):
     with pytest.raises(InputError, match=r"must be a torch\.nn\.Module, not function"):
         adapter(lambda x: x)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+@pytest.mark.parametrize("kind", [torch.complex64, torch.complex128])
+def test_networks_of_complex_weights_follow_the_precision_of_the_scan(dtype, kind):
+    scan = make_scan()
+    scan = replace(scan, kspace=scan.kspace.to(dtype))
+    torch.manual_seed(0)
+    image = nn.Conv2d(1, 1, 3, padding=1, dtype=kind)
+    lines = nn.Conv2d(3, 3, 3, padding=1, dtype=kind)
+    for recon in (ImageModule(image, channels="complex"),
+                  KspaceModule(lines, ("kspace",), "kspace", pairs=False)):
+        assert recon(scan).dtype == (dtype if recon.name == "image_module" else dtype.to_real())
+    assert next(image.parameters()).dtype == kind  # the user's own is left alone
+
+
+def test_kspace_of_whitened_coils_gives_images_in_units_of_the_noise():
+    scan, same = make_scan(), nn.Identity()
+    white = KspaceModule(same, ("kspace",), "kspace", pairs=False)
+    stored = KspaceModule(same, ("kspace",), "kspace", pairs=False, whiten=False)
+    assert white.bind(scan).units == NOISE
+    assert stored.bind(scan).units == KSPACE

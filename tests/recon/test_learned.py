@@ -19,6 +19,7 @@ from snrecon.noise import noise_map
 from snrecon.physics.fourier import ifft
 from snrecon.physics.gram import FourierGram
 from snrecon.recon import E2EVarNet, MoDL, UNet, VarNet
+from snrecon.recon.forward_model import KSPACE, NOISE
 from snrecon.recon.registry import load
 from support import random_complex
 
@@ -406,3 +407,20 @@ def test_networks_with_espirit_need_to_know_the_noise():
         E2EVarNet(network).bind(replace(make_scan(), noise=None))
     with pytest.raises(InputError, match="whitened k-space"):
         E2EVarNet(network, published=True).bind(make_scan())
+
+
+def test_a_root_sum_of_squares_of_whitened_coils_is_in_units_of_the_noise():
+    scan = make_scan()
+    recon = E2EVarNet(nets.e2e_varnet(), combine="rss")
+    assert recon.bind(scan).units == NOISE
+    assert recon.bind(replace(scan, noise=None)).units == KSPACE
+    assert E2EVarNet(nets.e2e_varnet(), published=True).bind(scan).units == KSPACE
+
+
+def test_a_network_of_ones_own_is_evaluated_not_trained():
+    network = nets.unet(2)
+    network.train()
+    recon = UNet(network)
+    assert not network.training
+    bound = recon.bind(make_scan())
+    assert torch.equal(bound(make_scan().kspace), bound(make_scan().kspace))

@@ -39,8 +39,9 @@ def require_size(network: nn.Module, grid: tuple[int, ...], scan: Scan, method: 
 
 
 def named_network(method: str, weights: str | Path | nn.Module) -> tuple[str, nn.Module]:
-    """What to call the weights, and the network: the user's own, that of a published torch file
-    (``.pt``, ``.pth``, ``.ckpt``), or that of a ``.safetensors`` file or a shipped name.
+    """What to call the weights, and the network: the user's own (put into evaluation mode), that of
+    a published torch file (``.pt``, ``.pth``, ``.ckpt``), or that of a ``.safetensors`` file or a
+    shipped name.
 
     Raises:
         InputError: for unknown or damaged weights, or a network that is called otherwise than those
@@ -48,7 +49,7 @@ def named_network(method: str, weights: str | Path | nn.Module) -> tuple[str, nn
     """
     if isinstance(weights, nn.Module):
         _require_call(method, weights)
-        return type(weights).__name__, weights
+        return type(weights).__name__, weights.eval()
     if is_torch_file(weights):
         return str(weights), convert(method, weights)
     return str(weights), load_weights(method, weights)
@@ -95,11 +96,19 @@ def coil_options(
 
 
 def fitted(network: nn.Module, like: Tensor) -> nn.Module:
-    """The network where ``like`` is; a copy in double precision for complex128."""
+    """The network where ``like`` is; a copy in the precision of ``like`` if it has another."""
     network = network.to(device=like.device)
-    if like.dtype == torch.complex128:
-        network = copy.deepcopy(network).double()
-    return network
+    real, complex_ = like.real.dtype, like.dtype
+
+    def wanted(tensor: Tensor) -> torch.dtype:
+        if tensor.is_complex():
+            return complex_
+        return real if tensor.is_floating_point() else tensor.dtype
+
+    if all(tensor.dtype == wanted(tensor) for tensor in network.state_dict().values()):
+        return network
+    # Module.double leaves complex parameters as they are.
+    return copy.deepcopy(network)._apply(lambda tensor: tensor.to(wanted(tensor)))
 
 
 def centre_crop(image: Tensor, shape: tuple[int, int]) -> Tensor:
