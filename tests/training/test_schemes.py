@@ -8,12 +8,20 @@ import pytest
 import torch
 
 from measurements import seeded, simulated
+from snrecon.networks.e2e_varnet import calibration_samples
 from snrecon.networks.varnet import VarNet
 from snrecon.training.augment import Symmetry, add_noise, disturb_shots, draw_symmetry, move
 from snrecon.training.batch import Batch
-from snrecon.training.config import SimulationConfig
+from snrecon.training.config import Config, DataConfig, NetworkConfig, SimulationConfig
 from snrecon.training.gram import batch_gram
-from snrecon.training.schemes import SSDU, Noise2Recon, Supervised, Vortex, split_samples
+from snrecon.training.schemes import (
+    SSDU,
+    Noise2Recon,
+    Supervised,
+    Vortex,
+    scheme_of,
+    split_samples,
+)
 from snrecon.training.scores import excess_error, nmse, normalised_error
 from snrecon.training.simulate import Simulator
 
@@ -280,3 +288,26 @@ def test_excess_ssdu_does_not_count_the_noise_of_the_samples():
     apart = chosen & (torch.arange(40_000) < 20_000)  # what is not chosen does not count
     half = excess_error(torch.where(apart, size * error, 1e3), noise, apart)
     torch.testing.assert_close(half[:2].exp(), size[:2, 0], rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("split", ["uniform", "gaussian", "lines"])
+def test_a_network_that_makes_its_maps_keeps_the_calibration_lines(split):
+    batch = simulated((64, 64))
+    seen = []
+
+    def reconstruct(part: Batch) -> torch.Tensor:
+        seen.append(part.mask)
+        return part.b
+
+    SSDU(0.4, split, calibration=True).loss(reconstruct, batch, seeded())
+    SSDU(0.8, split).loss(reconstruct, batch, seeded())
+    for number, mask in enumerate(batch.mask):
+        whole = calibration_samples(mask)
+        assert bool(seen[0][number][whole].all())
+        lines = int(whole.any(dim=1).sum())
+        assert int(calibration_samples(seen[0][number]).sum()) >= lines * 24
+    assert not bool(seen[1][torch.stack([calibration_samples(m) for m in batch.mask])].all())
+    assert bool((seen[0].sum((1, 2)) < batch.mask.sum((1, 2))).all())
+    for name in ("e2e_varnet", "varnet"):
+        config = Config(DataConfig(["none"], []), scheme="ssdu", network=NetworkConfig(name, {}))
+        assert scheme_of(config).calibration == (name == "e2e_varnet")

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from snrecon.networks.e2e_varnet import calibration_samples
 from snrecon.training.augment import (
     add_noise,
     disturb_shots,
@@ -62,6 +63,8 @@ class SSDU(Scheme):
             samples' own noise adds, so that noisy measurements keep their weight too.
         smallest: If above 0, the share is drawn between this and ``share`` for every batch, which
             prepares the network for the whole measurement that it is applied to later.
+        calibration: Never choose samples of the calibration block, for networks that make coil maps
+            from it: with a few of its lines only they would learn another task.
 
     Source: Yaman et al., Magn Reson Med 84:3172 (2020), normalised L1 plus L2 loss in k-space.
     """
@@ -70,13 +73,17 @@ class SSDU(Scheme):
 
     def __init__(
         self, share: float = 0.4, split: str = "uniform", loss: str = "normalised",
-        smallest: float = 0.0,
+        smallest: float = 0.0, calibration: bool = False,
     ) -> None:
         self.share, self.split, self.kind, self.smallest = share, split, loss, smallest
+        self.calibration = calibration
 
     def loss(self, reconstruct: Reconstruct, batch: Batch, generator: torch.Generator) -> Tensor:
         share = uniform(generator, self.smallest, self.share) if self.smallest else self.share
-        predicted = split_samples(batch.mask, share, self.split, generator)
+        kept = None
+        if self.calibration:
+            kept = torch.stack([calibration_samples(mask) for mask in batch.mask])
+        predicted = split_samples(batch.mask, share, self.split, generator, kept=kept)
         image = reconstruct(batch.sampled(batch.mask & ~predicted))
         chosen = predicted.unsqueeze(1).expand(batch.kspace.shape)
         answer, wanted = batch.measure(image) * chosen, batch.kspace * chosen
@@ -194,7 +201,12 @@ class Vortex(Consistency):
 
 
 def split_samples(
-    mask: Tensor, share: float, split: str, generator: torch.Generator, keep: int = 4
+    mask: Tensor,
+    share: float,
+    split: str,
+    generator: torch.Generator,
+    keep: int = 4,
+    kept: Tensor | None = None,
 ) -> Tensor:
     """A random part of the sampled points, boolean as ``mask`` ``(batch, ky, kx)``.
 
@@ -204,15 +216,20 @@ def split_samples(
         split: ``uniform``; ``gaussian``, denser towards the centre; or ``lines``: whole lines of a
             mask whose lines are sampled as a whole, else uniform.
         generator: Source of randomness.
-        keep: Side of the square at the centre of k-space that is never chosen.
+        keep: Samples nearer than half of this to the centre of k-space, along both axes, are never
+            chosen.
+        kept: Others that never are, boolean as ``mask``.
     """
     if split == "lines" and bool((mask == mask[..., :1]).all()):
-        lines = split_samples(mask[..., :1], share, "uniform", generator, keep)
+        lines = None if kept is None else kept.any(dim=-1, keepdim=True)
+        lines = split_samples(mask[..., :1], share, "uniform", generator, keep, lines)
         return lines.expand(mask.shape)
     ky, kx = mask.shape[-2:]
     y = (torch.arange(ky, device=mask.device) - ky // 2).unsqueeze(1)
     x = torch.arange(kx, device=mask.device) - kx // 2
     free = mask & ~((y.abs() < (keep + 1) // 2) & (x.abs() < (keep + 1) // 2))
+    if kept is not None:
+        free = free & ~kept
     draw = torch.rand(mask.shape, generator=generator).to(mask.device).clamp_min(1e-20)
     weight = torch.ones(ky, kx, device=mask.device)
     if split == "gaussian":
@@ -228,7 +245,8 @@ def scheme_of(config: Config) -> Scheme:
     """The scheme that a configuration names, with its settings."""
     if config.scheme == "ssdu":
         ssdu = config.ssdu
-        return SSDU(ssdu.share, ssdu.split, ssdu.loss, ssdu.smallest_share)
+        return SSDU(ssdu.share, ssdu.split, ssdu.loss, ssdu.smallest_share,
+                    calibration=config.network.name == "e2e_varnet")
     low, high = config.consistency.sigma
     if config.scheme == "noise2recon":
         return Noise2Recon(config.consistency.weight, (low, high))
