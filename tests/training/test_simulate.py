@@ -10,7 +10,7 @@ from snrecon.errors import InputError
 from snrecon.physics.operators import Encoding
 from snrecon.training.config import SimulationConfig
 from snrecon.training.gram import batch_gram
-from snrecon.training.images import draw_image, draw_shapes, load_source
+from snrecon.training.images import _resolved, draw_image, draw_shapes, load_source
 from snrecon.training.simulate import (
     Simulator,
     coil_maps,
@@ -153,6 +153,15 @@ def test_random_shapes_are_bounded_flat_and_different(generator):
     assert not torch.equal(one, two)
     assert bool(torch.isfinite(one).all())
     assert float(one[:2].abs().max()) < 0.2 * float(one.abs().max())  # air around the head
+
+
+@pytest.mark.parametrize("size", [32, 33, 96, 97])
+def test_a_flat_phantom_stays_flat_on_every_grid(size):
+    fine = torch.zeros(2 * size, 2 * size)
+    fine[size // 2 : 3 * size // 2, size // 2 : 3 * size // 2] = 1
+    image = _resolved(fine, size)
+    inside = image[size // 2 - size // 8 : size // 2 + size // 8, size // 2]
+    assert 0 < float(inside.max()) < 1.1 * float(inside.min())  # the edges ring
 
 
 def test_phase_of_a_strip_is_that_of_a_part_of_the_view():

@@ -170,7 +170,7 @@ def draw_shapes(size: int, generator: torch.Generator) -> Tensor:
 def _resolved(image: Tensor, size: int) -> Tensor:
     """Cut to ``size`` in k-space, scaled to mean 1 where it is bright."""
     spectrum = fft(image.to(torch.complex64), (-2, -1))
-    low = (image.shape[0] - size) // 2
+    low = image.shape[0] // 2 - size // 2  # from centre to centre, whatever is odd
     image = ifft(spectrum[low : low + size, low : low + size], (-2, -1)).real
     inside = image.abs() > 0.15 * image.abs().max()
     return image / image[inside].abs().mean()
