@@ -62,6 +62,8 @@ def test_the_shipped_configuration_is_valid():
         ("max_minutes = 3", 'precision = "int8"', "choose auto, float32"),
         ("validation = []", "", "data.validation is missing"),
         ('images = ["a.npz:x"]', 'images = "a.npz:x"', "images must be a list"),
+        ("validation = []", "validation = []\nvoxel_sizes = {a = 0}",
+         r"data\.voxel_sizes\.a must be positive, but it is 0"),
         ("[trainer]", "[trainer", "not valid TOML"),
     ],
 )

@@ -134,6 +134,18 @@ def test_images_from_files(tmp_path, generator):
 
 
 @pytest.mark.parametrize(
+    ("value", "sentence"),
+    [(np.nan, "contain NaN or infinite"), (np.inf, "contain NaN or infinite"),
+     ("text", "the array 'x' does not hold numbers"), (0.0, "the images are empty")])
+def test_images_without_usable_numbers(tmp_path, value, sentence):
+    volume = np.full((3, 40, 30), 0.0 if value == 0 else 1.0).astype(type(value))
+    volume[1, 20, 15] = value
+    np.savez(tmp_path / "a.npz", x=volume)
+    with pytest.raises(InputError, match=sentence):
+        load_source(f"{tmp_path / 'a.npz'}:x")
+
+
+@pytest.mark.parametrize(
     "entry", ["folder", "folder:axial", "b.npz", "b.npz:x", "b.nii.gz", "b.h5"])
 def test_images_that_are_not_there(tmp_path, monkeypatch, entry):
     monkeypatch.setenv("SNRECON_DATA", str(tmp_path))

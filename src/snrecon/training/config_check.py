@@ -74,6 +74,7 @@ def check(config: Config, name: str = "configuration") -> None:
                 "consistency.shots": config.consistency.shots,
                 "prior.centre": config.prior.centre, "prior.spread": config.prior.spread,
                 "prior.divergence": config.prior.divergence}
+    positive |= {f"data.voxel_sizes.{part}": mm for part, mm in config.data.voxel_sizes.items()}
     for key, value in positive.items():
         if value <= 0:
             raise InputError(f"{name}: {key} must be positive, but it is {value}.")

@@ -72,7 +72,11 @@ def load_source(entry: str, voxel: float | None = None, first: int = 0) -> Sourc
                 if key not in arrays:
                     raise InputError(f"{path}: there is no array '{key}'; it has "
                                      f"{', '.join(arrays.files)}.")
-                volumes.append(np.abs(arrays[key]).astype(np.float32))
+                values = arrays[key]
+                if values.dtype.kind not in "biufc":
+                    raise InputError(f"{path}: the array '{key}' does not hold numbers, and "
+                                     "images must.")
+                volumes.append(np.abs(values).astype(np.float32))
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         if isinstance(error, InputError):
             raise
@@ -101,6 +105,8 @@ def _source(volumes: list[np.ndarray], path: Path, voxel: float, first: int) -> 
     """Contrasts ``(slice, rows, columns)``, scaled, without their empty slices."""
     if any(v.ndim != 3 or v.shape != volumes[0].shape for v in volumes):
         raise InputError(f"{path}: images must be (slice, rows, columns) of one shape.")
+    if not all(np.isfinite(v).all() for v in volumes):
+        raise InputError(f"{path}: the images contain NaN or infinite values.")
     if not all(v.size and v.max() > 0 for v in volumes):
         raise InputError(f"{path}: the images are empty.")
     # Soft threshold: the Rician floor of the air is not part of the object.
