@@ -14,6 +14,8 @@ from snrecon.errors import InputError, MissingExtraError
 from snrecon.io.magnitude import read_dicom, read_nifti
 from snrecon.training.images import load_source
 
+MARKED = bytes(128) + b"DICM"
+"""How every DICOM file begins."""
 VALUES = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
 
 
@@ -85,8 +87,22 @@ def test_a_missing_library_names_its_extra(
     (tmp_path / "a.nii.gz").touch()
     with pytest.raises(MissingExtraError, match=r"snrecon\[nifti\]"):
         load_source(str(tmp_path / "a.nii.gz"))
+    (tmp_path / "image").write_bytes(MARKED)
     with pytest.raises(MissingExtraError, match=r"snrecon\[dicom\]"):
         load_source(str(tmp_path))
+
+
+def test_a_folder_without_images_is_no_matter_of_libraries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    for _ in range(2):
+        with pytest.raises(InputError, match="holds no scans or images") as caught:
+            load_source(str(tmp_path))
+        assert not isinstance(caught.value, MissingExtraError)
+        assert "snrecon prepare" in str(caught.value)
+        np.savez(tmp_path / "scan.npz", kspace=np.ones((2, 8, 8), "c8"))
+        (tmp_path / "inside").mkdir(exist_ok=True)
 
 
 class Invalid(Exception):
@@ -115,7 +131,7 @@ def dicom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def put(folder: Path, images: dict[str, Any], name: str, image: Any) -> None:
-    (folder / name).write_bytes(b"x")
+    (folder / name).write_bytes(MARKED)
     images[name] = image
 
 

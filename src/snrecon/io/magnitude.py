@@ -76,6 +76,19 @@ def read_nifti(path: str | Path) -> Magnitude:
     return _checked(values, affine[:3, :3], str(path))
 
 
+def may_hold_dicom(folder: str | Path) -> bool:
+    """Whether a file of a folder is marked as DICOM, or cannot be opened; needs no library."""
+    for path in Path(folder).iterdir():
+        try:
+            if path.is_file():
+                with path.open("rb") as stream:
+                    if stream.read(132)[128:] == b"DICM":
+                        return True
+        except OSError:
+            return True
+    return False
+
+
 def read_dicom(folder: str | Path) -> Magnitude:
     """The one series of DICOM images in a folder, scaled as they say and sorted by position.
 

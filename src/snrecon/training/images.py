@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from snrecon.errors import InputError
 from snrecon.io.limits import reason
-from snrecon.io.magnitude import PLANES, read_dicom, read_nifti
+from snrecon.io.magnitude import PLANES, may_hold_dicom, read_dicom, read_nifti
 from snrecon.physics.fourier import fft, ifft
 
 
@@ -59,6 +59,10 @@ def load_source(entry: str, voxel: float | None = None, first: int = 0) -> Sourc
         below = "" if missing.is_absolute() else (
             f", neither here nor in {data_folder()}; set SNRECON_DATA to the folder of the images")
         raise InputError(f"{missing}: there is no such file or folder{below}.")
+    if place.is_dir() and not may_hold_dicom(place):  # whether or not pydicom is there
+        raise InputError(f"{place}: this folder holds no scans or images to train on (prepared "
+                         "volumes with index.json, fastMRI's .h5, DICOM); make other scans ready "
+                         "with snrecon prepare.")
     if place.is_dir() or place.name.endswith((".nii", ".nii.gz")):
         volume = read_dicom(place) if place.is_dir() else read_nifti(place)
         slices, pixel = volume.slices(plane)
