@@ -205,6 +205,25 @@ def test_equal_names_and_bad_input(raw: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "fresh").exists()
 
 
+def test_files_that_are_no_volumes_are_never_replaced(raw: Path, tmp_path: Path) -> None:
+    before = {path.name: path.read_bytes() for path in raw.iterdir()}
+    (tmp_path / "link").symlink_to(raw)
+    for folder in (raw, tmp_path / "link"):
+        with pytest.raises(InputError, match=r"s0\.npz is one of the scans to prepare"):
+            prepare([raw], folder)
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "s1.npz").write_bytes(b"of somebody else")
+    with pytest.raises(InputError, match=r"s1\.npz is there already"):
+        prepare([raw], data)
+    assert [path.name for path in data.iterdir()] == ["s1.npz"]
+    assert (data / "s1.npz").read_bytes() == b"of somebody else"
+    prepare([raw / "s0.npz"], data)
+    with pytest.raises(InputError, match=r"s1\.npz is there already"):
+        prepare([raw], data)
+    assert {path.name: path.read_bytes() for path in raw.iterdir()} == before
+
+
 def test_a_slice_without_signal_gives_nothing() -> None:
     scan = real_files.full_scan()
     assert prepare_slice(scan) is not None

@@ -92,8 +92,9 @@ def prepare(
         progress: Called as ``progress(done, total, message)``.
 
     Raises:
-        InputError: if a scan cannot be used, or the folder cannot be written. A folder that was
-            made for the data does not stay empty.
+        InputError: if a scan cannot be used, the folder cannot be written, or a volume would
+            replace one of the scans or another file that is no volume of the folder. A folder that
+            was made for the data does not stay empty.
     """
     settings = settings or Settings()
     if settings.keep_noise and settings.coils is not None:
@@ -116,6 +117,7 @@ def _prepared(
         if name in table and table[name]["source"] != str(path):
             raise InputError(f"{folder / name} was made from {table[name]['source']}, and {path} "
                              "would replace it; rename the scan or choose another folder.")
+    _check_replaced(names, folder, table)
     before = 0
     for done, (name, path) in enumerate(names.items()):
         if progress is not None:
@@ -132,6 +134,20 @@ def _prepared(
     return Report(len(entries), before, sum(entry["slices"] for entry in entries),
                   sum(entry["skipped"] for entry in entries), len(entries) - held, held,
                   folder / INDEX)
+
+
+def _check_replaced(
+    names: dict[str, Path], folder: Path, table: dict[str, dict[str, Any]]
+) -> None:
+    """Raw scans cannot be measured again: only what was prepared before may be replaced."""
+    given = {path.resolve() for path in names.values()}
+    for name in names:
+        if (folder / name).resolve() in given:
+            raise InputError(f"{folder / name} is one of the scans to prepare, and its volume "
+                             "would replace it; choose another folder for the volumes.")
+        if name not in table and (folder / name).exists():
+            raise InputError(f"{folder / name} is there already, and is not a volume that "
+                             f"{folder / INDEX} knows; move it away or choose another folder.")
 
 
 def read_index(folder: str | Path) -> list[dict[str, Any]]:
@@ -162,6 +178,7 @@ def _volume(path: Path, out: Path, settings: Settings) -> dict[str, Any]:
     """Prepare one scan, write it, and say what it is."""
     scan = load(path, key=settings.key, noise_covariance=settings.noise_covariance)
     made = prepare_scan(scan, settings.coils, settings.min_signal)
+    origin = _digest(_data_file(path))  # before the volume is there, which the index must soon know
     with staged() as staging:
         beside = staging.path(out)
         with beside.open("wb") as stream:
@@ -170,7 +187,7 @@ def _volume(path: Path, out: Path, settings: Settings) -> dict[str, Any]:
     return {
         "file": out.name,
         "source": str(path),
-        "source_sha256": _digest(_data_file(path)),
+        "source_sha256": origin,
         "subject": str(scan.attributes.get("patient_id") or out.stem),
         "sha256": digest,
         "bytes": size,
