@@ -61,6 +61,8 @@ def test_the_shipped_configuration_is_valid():
         ("max_minutes = 3", "batch = 0", "batch must be positive"),
         ("max_minutes = 3", 'precision = "int8"', "choose auto, float32"),
         ("validation = []", "", "data.validation is missing"),
+        ('scheme = "supervised"', 'scheme = "vortex"\nconsistency.labelled = 0',
+         "labelled and consistency.balance must be above 0: vortex"),
         ('images = ["a.npz:x"]', 'images = "a.npz:x"', "images must be a list"),
         ("validation = []", "validation = []\nvoxel_sizes = {a = 0}",
          r"data\.voxel_sizes\.a must be positive, but it is 0"),

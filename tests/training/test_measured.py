@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +19,19 @@ from snrecon.physics.coverage import fully_sampled
 from snrecon.physics.fourier import ifft
 from snrecon.physics.operators import Encoding
 from snrecon.report.demo import save_scan
-from snrecon.training.config import SimulationConfig
+from snrecon.training.config import (
+    Config,
+    ConsistencyConfig,
+    DataConfig,
+    NetworkConfig,
+    SimulationConfig,
+)
 from snrecon.training.drawn_mask import draw_mask
 from snrecon.training.measured import Measured, measured
 from snrecon.training.prepare import Settings, prepare
+from snrecon.training.prior import Images
 from snrecon.training.slices import CACHE, PreparedVolume, RawVolume, find_scans, open_volumes
+from snrecon.training.stream import find_data, training_source
 
 SETTINGS = SimulationConfig(
     kinds=["random", "gaussian2d"], accelerations=[2.0, 4.0], calibration=[0.1, 0.2])
@@ -103,6 +113,65 @@ def test_some_targets_can_be_withheld(data: Path) -> None:
     assert not any(bool(measured(data, LINES, labelled=0).draw(i, 1).labelled) for i in range(4))
 
 
+@pytest.fixture(scope="module")
+def under(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The undersampled one of the brains."""
+    folder = tmp_path_factory.mktemp("under")
+    shutil.copy(data / "part.npz", folder)
+    index = json.loads((data / "index.json").read_text())
+    index["volumes"] = [entry for entry in index["volumes"] if entry["file"] == "part.npz"]
+    (folder / "index.json").write_text(json.dumps(index))
+    return folder
+
+
+def of(scheme: str, *folders: Path, labelled: float = 0.25) -> Config:
+    network = {"score_matching": "ncsnpp", "noise_predictor": "noise_predictor"}
+    return Config(DataConfig([str(folder) for folder in folders], []), scheme, simulation=LINES,
+                  network=NetworkConfig(network.get(scheme, "varnet")),
+                  consistency=ConsistencyConfig(labelled=labelled))
+
+
+def test_slices_without_the_target_that_is_learnt_are_left_out(data: Path, under: Path) -> None:
+    whole, taught = (Measured(open_volumes(data), LINES, targets=t) for t in ("none", "all"))
+    assert (len(whole), len(taught)) == (4, 3)
+    source = training_source(of("supervised", data, under))
+    batches = [source.draw(i, 2) for i in range(6)]
+    assert all(bool(batch.labelled.all()) for batch in batches)
+    assert all(bool((batch.target.abs().amax((-2, -1)) > 1).all()) for batch in batches)
+    config = of("score_matching", data)
+    shown = Images(config, find_data(config, "train"), 0, 4)
+    generator = torch.Generator().manual_seed(0)
+    assert all(float(shown.draw(1, generator).abs().max()) > 0.1 for _ in range(8))
+    flags = {bool(flag) for i in range(3) for flag in
+             training_source(of("vortex", data, labelled=0.9)).draw(i, 2).labelled}
+    assert flags == {True, False}
+
+
+def test_where_all_slices_have_targets_the_draws_are_the_same(data: Path) -> None:
+    full = [volume for volume in open_volumes(data) if volume.full(0)]
+    plain, taught = (Measured(full, SETTINGS, 3, targets=t) for t in ("none", "all"))
+    for index in range(4):
+        for a, b in zip(plain.draw(index, 1).tensors(), taught.draw(index, 1).tensors()):
+            assert torch.equal(a, b)
+
+
+def test_schemes_that_need_targets_refuse_data_without(data: Path, under: Path) -> None:
+    for scheme in ("supervised", "noise2recon", "vortex"):
+        with pytest.raises(InputError, match="all volumes are undersampled") as caught:
+            training_source(of(scheme, under))
+        assert str(under) in str(caught.value)
+    config = of("score_matching", under)
+    with pytest.raises(InputError, match="all volumes are undersampled"):
+        Images(config, find_data(config, "train"), 0, 4)
+    for scheme in ("ssdu", "noise_predictor"):
+        assert not training_source(of(scheme, under)).draw(0, 1).target.any()
+    volumes = open_volumes(data)
+    seed = next(seed for seed in range(100) for one in Measured(volumes, LINES, seed, 0.1).known
+                if volumes[one].name == "part.npz")
+    with pytest.raises(InputError, match=r"consistency\.labelled = 0\.1"):
+        Measured(volumes, LINES, seed, 0.1, targets="some")
+
+
 def test_strips_are_complete_problems(data: Path) -> None:
     whole, strip = (measured(data, LINES, seed=2, columns=c) for c in (0, 12))
     for index in range(4):
@@ -153,7 +222,7 @@ def test_fastmri_files_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     real_files.write_brain(path, shape=(64, 64), slices=2, empty=1)
     (volume,) = open_volumes(tmp_path)
     assert isinstance(volume, RawVolume)
-    assert (volume.slices, volume.shape) == (3, (3, 64, 64))
+    assert (volume.slices, volume.shape, volume.full(0)) == (3, (3, 64, 64), True)
     truth = real_files.full_scan((64, 64)).require_noise()
     # The background gives the noise within a few per cent, so the data are in SNR units.
     monkeypatch.setattr(RawVolume, "noise", truth)

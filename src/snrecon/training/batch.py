@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,6 +11,8 @@ from torch import Tensor
 from snrecon.physics.fourier import fft, ifft
 
 PLANE = (-2, -1)
+Targets = Literal["none", "some", "all"]
+"""How many of the measurements of a training must have a target."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -58,6 +58,11 @@ def check(config: Config, name: str = "configuration") -> None:
         raise InputError(f"{name}: ssdu.share must lie between 0 and 1, both excluded.")
     if not 0 <= config.ssdu.smallest_share <= config.ssdu.share:
         raise InputError(f"{name}: ssdu.smallest_share must lie between 0 and ssdu.share.")
+    if config.scheme in ("noise2recon", "vortex") and not (
+            config.consistency.labelled and config.consistency.balance):
+        raise InputError(f"{name}: consistency.labelled and consistency.balance must be above 0: "
+                         f"{config.scheme} learns what images look like from fully sampled "
+                         "measurements.")
     if any(r < 1 for r in simulation.accelerations):
         raise InputError(f"{name}: simulation.accelerations must be at least 1.")
     lists = {"data.images": config.data.images, "simulation.grids": simulation.grids,

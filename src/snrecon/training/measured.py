@@ -14,7 +14,7 @@ from torch import Tensor
 from snrecon.errors import InputError
 from snrecon.physics.coverage import fully_sampled
 from snrecon.physics.fourier import fft, ifft
-from snrecon.training.batch import Batch
+from snrecon.training.batch import Batch, Targets
 from snrecon.training.config import SimulationConfig
 from snrecon.training.drawn_mask import draw_mask
 from snrecon.training.slices import Volume, open_volumes
@@ -27,7 +27,7 @@ class Measured:
     before any is seen again. Fully sampled slices are undersampled by a mask of the configured
     kinds, accelerations and calibration, and their target is the fully sampled matched filter.
     Slices that were undersampled when they were measured keep their own mask, have no target and
-    are not ``labelled``; schemes without targets can use them.
+    are not ``labelled``; schemes without targets can use them, the others have them left out.
 
     Args:
         volumes: The scans.
@@ -36,29 +36,46 @@ class Measured:
         labelled: Share of the volumes whose targets are known; those of the others are zero.
         columns: Width of a random strip along kx to train on, 0 for the whole width. Lines along
             kx being fully sampled, a strip is a complete problem of its own.
+        targets: What is learned needs targets of ``none`` of the slices, of ``some`` or of ``all``,
+            where slices without are left out.
 
     Raises:
-        InputError: if there are no volumes, or the numbers make no sense.
+        InputError: if there are no volumes, none of them has a target that is needed, or the
+            numbers make no sense.
     """
 
     def __init__(
         self, volumes: Sequence[Volume], settings: SimulationConfig, seed: int = 0,
-        labelled: float = 1.0, columns: int = 0,
+        labelled: float = 1.0, columns: int = 0, targets: Targets = "none",
     ) -> None:
         if not volumes:
             raise InputError("there are no volumes to train on.")
         if columns < 0 or not 0 <= labelled <= 1:
             raise InputError("labelled must lie from 0 to 1, and columns must not be negative.")
         self.volumes, self.settings, self.seed = volumes, settings, seed
-        self.columns = columns
+        self.columns, self.targets = columns, targets
         order = sorted(range(len(volumes)), key=lambda i: _hash(seed, volumes[i].name))
         self.known = frozenset(order[: math.ceil(labelled * len(volumes))])
         self._places = [(v, s) for v, volume in enumerate(volumes) for s in range(volume.slices)]
+        if targets != "none":
+            taught = [(v, s) for v, s in self._places if v in self.known and volumes[v].full(s)]
+            if not taught:
+                raise InputError(self._nothing_to_learn(labelled))
+            self._places = taught if targets == "all" else self._places
         self._epoch: tuple[int, int, list[list[tuple[int, int]]]] | None = None
 
     def __len__(self) -> int:
         """Number of slices."""
         return len(self._places)
+
+    def _nothing_to_learn(self, labelled: float) -> str:
+        folders = ", ".join(dict.fromkeys(str(volume.path.parent) for volume in self.volumes))
+        full = any(v.full(s) for v in self.volumes for s in range(v.slices))
+        if full:
+            return (f"{folders}: none of the fully sampled volumes is in the share whose targets "
+                    f"are used (consistency.labelled = {labelled:g}); raise it, or add volumes.")
+        return (f"{folders}: all volumes are undersampled, so there is no fully sampled reference, "
+                "which is needed here; only the schemes ssdu and noise_predictor do without.")
 
     def draw(self, index: int, count: int) -> Batch:
         """Batch ``index`` of ``count`` slices of one shape.
@@ -119,6 +136,9 @@ class Measured:
             kspace, maps = self._strip(kspace, maps, generator)
             mask = mask[:, : self.columns]
         known = full and volume in self.known
+        if self.targets == "all" and not known:
+            raise InputError(f"{self.volumes[volume].path}: slice {part} is undersampled, and "
+                             "others of this file are not.")
         target = torch.zeros_like(kspace[0])
         if known:
             target = (maps.conj() * ifft(kspace, (-2, -1))).sum(dim=0)

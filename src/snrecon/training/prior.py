@@ -35,7 +35,7 @@ class Images:
         settings = config.simulation
         self.signed = config.prior.signed
         self.grids = [(int(rows), int(columns)) for rows, columns in settings.grids]
-        self.scans = (Measured(found.volumes, settings, seed, 1.0, config.data.columns)
+        self.scans = (Measured(found.volumes, settings, seed, 1.0, config.data.columns, "all")
                       if found.volumes else None)
         self.pools = {} if found.volumes else image_pools(found.images, settings, count, seed)
 

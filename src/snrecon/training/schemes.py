@@ -21,7 +21,7 @@ from snrecon.training.augment import (
     move,
     uniform,
 )
-from snrecon.training.batch import Batch
+from snrecon.training.batch import Batch, Targets
 from snrecon.training.config import Config
 from snrecon.training.scores import excess_error, logarithmic_error, normalised_error
 
@@ -32,8 +32,8 @@ Reconstruct = Callable[[Batch], Tensor]
 class Scheme(ABC):
     """How a batch becomes a loss."""
 
-    labelled_only = True
-    """Every measurement has a target. Otherwise ``Batch.labelled`` says which have."""
+    targets: Targets = "all"
+    """How many of the measurements must have a target; ``Batch.labelled`` says which have."""
 
     @abstractmethod
     def loss(self, reconstruct: Reconstruct, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -69,7 +69,7 @@ class SSDU(Scheme):
     Source: Yaman et al., Magn Reson Med 84:3172 (2020), normalised L1 plus L2 loss in k-space.
     """
 
-    labelled_only = False
+    targets = "none"
 
     def __init__(
         self, share: float = 0.4, split: str = "uniform", loss: str = "normalised",
@@ -104,7 +104,7 @@ class Consistency(Scheme):
         weight: Of the consistency term.
     """
 
-    labelled_only = False
+    targets = "some"
 
     def __init__(self, weight: float) -> None:
         self.weight = weight

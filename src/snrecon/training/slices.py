@@ -18,6 +18,7 @@ from snrecon.errors import InputError, SnreconWarning
 from snrecon.io import load
 from snrecon.io.hdf5 import has_dataset, opened
 from snrecon.io.mapped import mapped_array
+from snrecon.physics.coverage import fully_sampled
 from snrecon.training.images import data_folder
 from snrecon.training.prepare import INDEX, read_index
 from snrecon.training.volume import prepare_slice
@@ -32,11 +33,15 @@ class Volume(Protocol):
     """Slices of one scan, read when they are needed."""
 
     name: str
+    path: Path
     slices: int
 
     @property
     def shape(self) -> tuple[int, ...]:
         """``(coil, ky, kx)``."""
+
+    def full(self, index: int) -> bool:
+        """Whether a slice is fully sampled, so that it has a reference; read without its data."""
 
     def read(self, index: int) -> Part:
         """One slice."""
@@ -61,6 +66,9 @@ class PreparedVolume:
         covariance = torch.from_numpy(np.array(mapped_array(path, "noise_covariance")))
         white = torch.equal(covariance, torch.eye(len(covariance), dtype=covariance.dtype))
         self.noise = None if white else NoiseModel(covariance)
+
+    def full(self, index: int) -> bool:
+        return fully_sampled(self.mask[index] if self.mask.ndim == 3 else self.mask)
 
     def read(self, index: int) -> Part:
         kspace, maps = (torch.from_numpy(np.array(mapped_array(self.path, name)[index]))
@@ -88,9 +96,18 @@ class RawVolume:
             self.slices = int(file["kspace"].shape[0])
         self._kept: OrderedDict[int, Part] = OrderedDict()
 
-    @cached_property
+    @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(self._scan(0, "identity").kspace.shape)
+        return self._facts[0]
+
+    def full(self, index: int) -> bool:
+        return self._facts[1]  # fastMRI samples all slices of a file alike
+
+    @cached_property
+    def _facts(self) -> tuple[tuple[int, ...], bool]:
+        """Shape, and whether the file is fully sampled: of the middle slice, which has signal."""
+        scan = self._scan(self.slices // 2, "identity")
+        return tuple(scan.kspace.shape), fully_sampled(scan.sampled)
 
     @cached_property
     def noise(self) -> NoiseModel:

@@ -19,6 +19,7 @@ from snrecon.training.images import (
     load_source,
 )
 from snrecon.training.measured import Measured
+from snrecon.training.schemes import scheme_of
 from snrecon.training.simulate import Simulator
 from snrecon.training.slices import Volume, find_scans, open_volumes
 
@@ -95,14 +96,16 @@ def training_source(config: Config, found: Found | None = None) -> Drawn:
         found: What :func:`find_data` has opened already.
 
     Raises:
-        InputError: if the data cannot be read.
+        InputError: if the data cannot be read, or have no targets where the scheme needs some.
     """
     share = {"supervised": 1.0, "ssdu": 0.0, "noise_predictor": 1.0}.get(
         config.scheme, config.consistency.labelled)
     found = found or find_data(config, "train")
     if found.volumes:
+        # The noise of a reconstruction has no use for the true image.
+        targets = "none" if config.scheme == "noise_predictor" else scheme_of(config).targets
         return Measured(found.volumes, config.simulation, config.trainer.seed, share,
-                        config.data.columns)
+                        config.data.columns, targets)
     pools = image_pools(
         found.images, config.simulation, config.simulation.pool, config.trainer.seed)
     return Simulator(pools, config.simulation, config.trainer.seed, share,
