@@ -7,6 +7,7 @@ import pickle
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -242,6 +243,21 @@ def test_noise_of_a_fastmri_file_is_that_of_its_background(tmp_path: Path) -> No
     found = RawVolume(tmp_path / "f.h5").noise.covariance
     truth = real_files.full_scan((96, 96)).require_noise().covariance
     assert float((found - truth).norm() / truth.norm()) < 0.15
+
+
+def test_undersampled_fastmri_files_are_to_be_prepared(tmp_path: Path) -> None:
+    path = tmp_path / "f.h5"
+    real_files.write_brain(path, shape=(64, 64), slices=1)
+    with h5py.File(path, "r+") as file:
+        lines = np.arange(64) % 4 == 0
+        lines[26:38] = True
+        file["mask"] = lines
+    (volume,) = open_volumes(tmp_path)
+    assert not volume.full(0)
+    with pytest.raises(InputError, match="snrecon prepare --noise-covariance FILE") as caught:
+        Measured([volume], LINES).draw(0, 1)
+    assert "acceleration" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_entries_that_name_real_scans(

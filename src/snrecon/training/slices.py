@@ -83,7 +83,8 @@ class RawVolume:
     when it is first read. A slice without signal is replaced by the next that has some.
 
     Raises:
-        InputError: if the file is not fastMRI's.
+        InputError: if the file is not fastMRI's; when a slice is read, also if it is undersampled,
+            which leaves no background to measure the noise in.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -112,7 +113,15 @@ class RawVolume:
     @cached_property
     def noise(self) -> NoiseModel:
         """Of the whole file."""
-        return self._scan(self.slices // 2, None).require_noise()
+        scan = self._scan(self.slices // 2, None)
+        if scan.noise is None:
+            why = f", because {scan.noise_unknown}" if scan.noise_unknown else ""
+            raise InputError(
+                f"{self.path}: the noise of this scan is not known{why}; give its covariance to "
+                "snrecon prepare --noise-covariance FILE (or 'identity' if the data are already "
+                "whitened), and train on the folder that it makes."
+            )
+        return scan.noise
 
     def read(self, index: int) -> Part:
         if index not in self._kept:
