@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -199,6 +200,32 @@ def test_masks_are_those_of_the_configuration(generator: torch.Generator) -> Non
         assert bool(mask[17:24].all())  # a fifth of the lines around the centre
         rates.append(mask.numel() / int(mask.sum()))
     assert np.mean(rates) == pytest.approx(2, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [({"grids": [[128, 128], [16, 64]]}, "accelerations = 6 .* grid of 16x64: .*4 calibration"),
+     ({"grids": [[16, 16]], "kinds": ["poisson"]}, "kinds = 'poisson' do not go together .*16x16"),
+     ({"kinds": ["regular"], "accelerations": [4.5]}, "kinds = 'regular' .*whole acceleration")])
+def test_masks_that_cannot_be_drawn_are_found_before_training(
+    images: str, settings: dict[str, list[object]], sentence: str
+) -> None:
+    config = Config(DataConfig([images], []), simulation=SimulationConfig(**settings))
+    with pytest.raises(InputError, match=sentence):
+        training_source(config)
+    training_source(replace(config, simulation=SimulationConfig(pool=1, grids=[[32, 16]])))
+
+
+def test_masks_of_measured_scans_are_those_of_their_grids(data: Path) -> None:
+    settings = replace(LINES, grids=[[16, 16]])  # which have nothing to do with it
+    config = replace(of("supervised", data), simulation=settings)
+    training_source(replace(config, simulation=replace(settings, accelerations=[8.0])))
+    wrong = replace(settings, accelerations=[9.0])
+    for scheme in ("supervised", "score_matching"):
+        config = replace(of(scheme, data), simulation=wrong)
+        found = find_data(config, "train")
+        with pytest.raises(InputError, match=r"accelerations = 9 .*32x32"):
+            training_source(config) if scheme == "supervised" else Images(config, found, 0, 4)
 
 
 def test_workers_get_it_by_pickling(data: Path) -> None:

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from snrecon.errors import InputError
 from snrecon.training.batch import Batch
 from snrecon.training.config import Config, DataConfig, SimulationConfig
+from snrecon.training.drawn_mask import check_masks
 from snrecon.training.images import (
     Source,
     draw_image,
@@ -88,6 +89,20 @@ def find_data(config: Config, split: str) -> Found:
     return Found(volumes, [] if volumes else sources(entries, config.data))
 
 
+def check_grids(config: Config, found: Found) -> None:
+    """Make sure that all masks which a training may draw can be drawn.
+
+    Raises:
+        InputError: naming the settings that do not go together.
+    """
+    grids = {(rows, columns, rows != columns) for rows, columns in config.simulation.grids}
+    if found.volumes:  # whose grids are their own
+        full = [v for v in found.volumes if any(map(v.full, range(v.slices)))]
+        grids = {(v.shape[-2], v.shape[-1], config.data.columns > 0) for v in full}
+    for rows, columns, strip in sorted(grids):
+        check_masks(config.simulation, (rows, columns), strip)
+
+
 def training_source(config: Config, found: Found | None = None) -> Drawn:
     """The stream that a configuration trains on: measured scans, or simulated measurements.
 
@@ -96,11 +111,13 @@ def training_source(config: Config, found: Found | None = None) -> Drawn:
         found: What :func:`find_data` has opened already.
 
     Raises:
-        InputError: if the data cannot be read, or have no targets where the scheme needs some.
+        InputError: if the data cannot be read, have no targets where the scheme needs some, or are
+            on grids that the configured masks are not for.
     """
     share = {"supervised": 1.0, "ssdu": 0.0, "noise_predictor": 1.0}.get(
         config.scheme, config.consistency.labelled)
     found = found or find_data(config, "train")
+    check_grids(config, found)
     if found.volumes:
         # The noise of a reconstruction has no use for the true image.
         targets = "none" if config.scheme == "noise_predictor" else scheme_of(config).targets
