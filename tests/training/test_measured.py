@@ -302,6 +302,27 @@ def test_entries_that_name_real_scans(
         assert find_scans(entry) is None
 
 
+def test_no_file_is_for_training_and_validation(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        real_files.write_brain(tmp_path / name / f"{name}.h5", slices=1)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    config = of("supervised", tmp_path / "a", tmp_path / "b")
+    for name in ("a", "link", "a/a.h5"):
+        both = replace(config, data=replace(config.data, validation=[str(tmp_path / name)]))
+        with pytest.raises(InputError, match=r"a\.h5: this file is under both .*snrecon prepare"):
+            find_data(both, "validation")
+    apart = replace(of("supervised", tmp_path / "a").data, validation=[str(tmp_path / "b")])
+    (found,) = find_data(replace(config, data=apart), "validation").volumes
+    assert found.name == "b.h5"
+    prepare([tmp_path / "a", tmp_path / "b"], tmp_path / "data",
+            Settings(noise_covariance="identity", min_signal=0.0), validation=0.5)
+    divided = DataConfig([str(tmp_path / "data")], [str(tmp_path / "data")])
+    names = [v.name for split in ("train", "validation")
+             for v in find_data(replace(config, data=divided), split).volumes]
+    assert sorted(names) == ["a.npz", "b.npz"]
+
+
 def test_what_cannot_be_used(tmp_path: Path, data: Path) -> None:
     with pytest.raises(InputError, match="none of its volumes is for validation"):
         measured(data, LINES, split="validation")

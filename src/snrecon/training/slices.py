@@ -156,6 +156,13 @@ def find_scans(entry: str) -> Path | None:
     return None
 
 
+def raw_files(path: Path) -> list[Path]:
+    """The fastMRI files of a folder, or the one file; none of a folder of prepared volumes."""
+    if (path / INDEX).is_file():
+        return []
+    return sorted(path.glob("*.h5")) if path.is_dir() else [path]
+
+
 def open_volumes(path: str | Path, split: str = "train") -> list[Volume]:
     """The volumes of ``split`` of a folder made by ``snrecon prepare``, or all fastMRI files of a
     folder (or the one file).
@@ -169,7 +176,7 @@ def open_volumes(path: str | Path, split: str = "train") -> list[Volume]:
         if not entries:
             raise InputError(f"{path}: none of its volumes is for {split}.")
         return [PreparedVolume(path / entry["file"]) for entry in entries]
-    files = sorted(path.glob("*.h5")) if path.is_dir() else [path]
+    files = raw_files(path)
     if not files:
         raise InputError(f"{path}: this folder holds neither prepared volumes (index.json) nor "
                          "fastMRI files (.h5); prepare other formats with snrecon prepare.")

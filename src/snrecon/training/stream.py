@@ -22,7 +22,7 @@ from snrecon.training.images import (
 from snrecon.training.measured import Measured
 from snrecon.training.schemes import scheme_of
 from snrecon.training.simulate import Simulator
-from snrecon.training.slices import Volume, find_scans, open_volumes
+from snrecon.training.slices import Volume, find_scans, open_volumes, raw_files
 
 Item = tuple[Tensor, ...]
 """The tensors of a :class:`Batch`, which processes can hand to each other."""
@@ -82,11 +82,25 @@ def find_data(config: Config, split: str) -> Found:
     """Open what a configuration trains on (``train``) or is scored on (``validation``).
 
     Raises:
-        InputError: if an entry cannot be read, or scans and images are mixed.
+        InputError: if an entry cannot be read, scans and images are mixed, or the same fastMRI
+            file is named for both.
     """
+    if split == "validation":
+        _check_apart(config.data)
     entries = config.data.images if split == "train" else config.data.validation
     volumes = scans(entries, split)
     return Found(volumes, [] if volumes else sources(entries, config.data))
+
+
+def _check_apart(data: DataConfig) -> None:
+    """Errors on what was learnt by heart say nothing. Prepared folders know what is for what."""
+    taught, scored = ({file.resolve() for entry in entries
+                       if (place := find_scans(entry)) is not None for file in raw_files(place)}
+                      for entries in (data.images, data.validation))
+    if taught & scored:
+        raise InputError(f"{min(taught & scored)}: this file is under both data.images and "
+                         "data.validation, which must be of different subjects; snrecon prepare "
+                         "makes a folder that divides them and can be named under both.")
 
 
 def check_grids(config: Config, found: Found) -> None:
