@@ -41,6 +41,8 @@ class Training(lightning.LightningModule):
     """Where batches come from; set before training, as it is slow to make."""
     validation: dict[float, Batch]
     """Fixed measurements by their acceleration; set before training."""
+    unlabelled: Batch | None = None
+    """Fixed measurements without targets, scored by the scheme's own loss; set before training."""
 
     def __init__(self, config: Config, bfloat16: bool) -> None:
         super().__init__()
@@ -143,6 +145,12 @@ class Training(lightning.LightningModule):
                 answer = self.reconstruct(self.average, batch)
                 row[f"val_nmse_R{rate:g}"] = float(
                     nmse(answer, self.wanted(batch.target)).mean())
+            if self.unlabelled is not None:
+                # The same samples are predicted at every interval.
+                losses = self.scheme.loss(lambda part: self.reconstruct(self.average, part),
+                                          self.unlabelled.to(self.device),
+                                          torch.Generator().manual_seed(0))
+                row["val_loss"] = float(losses.mean())
         errors = [value for key, value in row.items() if key.startswith("val_")]
         mean = sum(errors) / max(1, len(errors))
         better = mean < self.best

@@ -26,7 +26,12 @@ from snrecon.training.config_check import check
 from snrecon.training.config_file import load_config
 from snrecon.training.gram import batch_gram
 from snrecon.training.scores import nmse, sense_nmse
-from snrecon.training.stream import find_data, training_source, validation_batches
+from snrecon.training.stream import (
+    find_data,
+    training_source,
+    unlabelled_batch,
+    validation_batches,
+)
 
 if TYPE_CHECKING:  # it needs the train extra
     from snrecon.training.module import Training
@@ -100,6 +105,7 @@ def train(
         logger = _logger(config.trainer.logger, folder)
         found = [find_data(config, split) for split in ("train", "validation")]
         module.validation = validation_batches(config, found=found[1])
+        module.unlabelled = unlabelled_batch(config, found=found[1])
         baselines = _baselines(module.validation)
         module.source = training_source(config, found[0])
 

@@ -26,6 +26,8 @@ from snrecon.training.slices import Volume, find_scans, open_volumes, raw_files
 
 Item = tuple[Tensor, ...]
 """The tensors of a :class:`Batch`, which processes can hand to each other."""
+VALIDATION = 12345
+"""Seed of what is drawn from the validation data."""
 
 
 class Drawn(Protocol):
@@ -111,10 +113,14 @@ def check_grids(config: Config, found: Found) -> None:
     """
     grids = {(rows, columns, rows != columns) for rows, columns in config.simulation.grids}
     if found.volumes:  # whose grids are their own
-        full = [v for v in found.volumes if any(map(v.full, range(v.slices)))]
-        grids = {(v.shape[-2], v.shape[-1], config.data.columns > 0) for v in full}
+        grids = {(v.shape[-2], v.shape[-1], config.data.columns > 0) for v in _full(found.volumes)}
     for rows, columns, strip in sorted(grids):
         check_masks(config.simulation, (rows, columns), strip)
+
+
+def _full(volumes: list[Volume]) -> list[Volume]:
+    """Those with fully sampled slices."""
+    return [volume for volume in volumes if any(map(volume.full, range(volume.slices)))]
 
 
 def training_source(config: Config, found: Found | None = None) -> Drawn:
@@ -147,7 +153,9 @@ def validation_batches(
     config: Config, count: int = 8, found: Found | None = None
 ) -> dict[float, Batch]:
     """Fixed measurements for accelerations 2, 4 and 8, with random masks: of the validation
-    images with 8 coils on 160x160 at a mean SNR of 10 to 100, or of validation scans.
+    images with 8 coils on 160x160 at a mean SNR of 10 to 100, or of the fully sampled slices of
+    validation scans. None for the scheme ssdu where there are no such slices: see
+    :func:`unlabelled_batch`.
 
     Args:
         config: The run.
@@ -155,24 +163,51 @@ def validation_batches(
         found: What :func:`find_data` has opened already.
 
     Raises:
-        InputError: if the data cannot be read.
+        InputError: if the data cannot be read, or have no references to compare with.
     """
     if not config.data.validation:
         return {}
     found = found or find_data(config, "validation")
+    if found.volumes and not _full(found.volumes):
+        if config.scheme == "ssdu":
+            return {}
+        raise InputError(f"data.validation ({', '.join(config.data.validation)}): all volumes are "
+                         "undersampled, so there is no reference to compare with; name fully "
+                         "sampled ones, or none (validation = []).")
     if found.volumes:
         return {
             rate: Measured(found.volumes, replace(config.simulation, kinds=["random"],
-                                            accelerations=[rate]), 12345).draw(0, count)
+                                                  accelerations=[rate]),
+                           VALIDATION, targets="all").draw(0, count)
             for rate in (2.0, 4.0, 8.0)
         }
     settings = replace(config.simulation, kinds=["random"], snr=[10.0, 100.0])
-    simulator = validation_simulator(replace(config, simulation=settings), 12345, found)
+    simulator = validation_simulator(replace(config, simulation=settings), VALIDATION, found)
     return {
         rate: Simulator(simulator.pools, replace(simulator.settings, accelerations=[rate]),
                         simulator.seed).draw(int(rate), count)
         for rate in (2.0, 4.0, 8.0)
     }
+
+
+def unlabelled_batch(config: Config, count: int = 8, found: Found | None = None) -> Batch | None:
+    """Fixed undersampled measurements of the validation scans, for the scheme ssdu, whose loss
+    needs no references; None where :func:`validation_batches` has some to compare with.
+
+    Args:
+        config: The run.
+        count: Measurements.
+        found: What :func:`find_data` has opened already.
+
+    Raises:
+        InputError: if the data cannot be read.
+    """
+    if config.scheme != "ssdu" or not config.data.validation:
+        return None
+    found = found or find_data(config, "validation")
+    if not found.volumes or _full(found.volumes):
+        return None
+    return Measured(found.volumes, config.simulation, VALIDATION, 0.0).draw(0, count)
 
 
 def validation_simulator(config: Config, seed: int, found: Found | None = None) -> Simulator:
