@@ -67,6 +67,12 @@ def test_the_shipped_configuration_is_valid():
         ("validation = []", "validation = []\nvoxel_sizes = {a = 0}",
          r"data\.voxel_sizes\.a must be positive, but it is 0"),
         ("[trainer]", "[trainer", "not valid TOML"),
+        ("[trainer]", "[network]\nunrolls = 2.0\n[trainer]",
+         "toml: network.unrolls must be a whole number, not 2.0"),
+        ("[trainer]", '[network]\nunrolls = "six"\n[trainer]',
+         "toml: network.unrolls must be a whole number, not 'six'"),
+        ("[trainer]", "[network.settings]\nunrolls = 2\n[trainer]",
+         "toml: network.settings must be a whole number"),
     ],
 )
 def test_errors_say_what_is_wrong(tmp_path, old, new, sentence):

@@ -67,7 +67,9 @@ def _convert(kind: Any, value: Any, name: str, key: str) -> Any:
         return [_convert(inner, one, name, key) for one in value]
     if get_origin(kind) is dict and isinstance(value, dict):
         inner = get_args(kind)[1]
-        return {k: _convert(inner, one, name, f"{key}.{k}") for k, one in value.items()}
+        # The arguments of a network stand beside its name in the file.
+        table = "network" if key == "network.settings" else key
+        return {k: _convert(inner, one, name, f"{table}.{k}") for k, one in value.items()}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     plain = isinstance(kind, type) and not isinstance(kind, types.GenericAlias)
