@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import get_origin, get_type_hints
 
 import pytest
 
 from snrecon.errors import InputError
-from snrecon.training.config import Config, DataConfig, TrainerConfig
+from snrecon.networks.store import ARGUMENTS, LIMIT, LIMITS
+from snrecon.training.config import (
+    PRIORS,
+    Config,
+    DataConfig,
+    NetworkConfig,
+    ReconstructionConfig,
+    TrainerConfig,
+)
 from snrecon.training.config_check import check
 from snrecon.training.config_file import load_config
 
@@ -81,6 +89,26 @@ def test_errors_say_what_is_wrong(tmp_path, old, new, sentence):
         load_config(written(tmp_path, GOOD.replace(old, new)))
     assert "run.toml" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("network", ARGUMENTS)
+def test_no_network_is_trained_that_could_not_be_read(network):
+    """Every argument up to the limit of who reads the weights, and not one more."""
+    scheme = {name: scheme for scheme, name in PRIORS.items()}.get(network, "supervised")
+    config = Config(DataConfig(["a"], []), scheme=scheme)
+    if network == "noise_predictor":
+        config = replace(config, scheme=network, reconstruction=ReconstructionConfig("sense"))
+    for key in ARGUMENTS[network]:
+        if key in ("in_chans", "out_chans"):  # of which only 1 and 2 are known
+            continue
+        largest = LIMITS.get(key, LIMIT)
+        check(replace(config, network=NetworkConfig(network, {key: largest})))
+        sentence = rf"network\.{key} must be at most {largest}, but it is {largest + 1}\."
+        with pytest.raises(InputError, match=sentence):
+            check(replace(config, network=NetworkConfig(network, {key: largest + 1})))
+        for value in (2.5, "2", True):
+            with pytest.raises(InputError, match=rf"network\.{key} must be a whole number"):
+                check(replace(config, network=NetworkConfig(network, {key: value})))
 
 
 @pytest.mark.parametrize("number", ["nan", "inf", "-inf"])

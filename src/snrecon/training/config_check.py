@@ -136,17 +136,22 @@ def _check_prior(config: Config, name: str) -> None:
 
 
 def _check_network(network: NetworkConfig, name: str) -> None:
-    from snrecon.networks.store import ARGUMENTS, MAY_BE_ZERO
+    from snrecon.networks.store import ARGUMENTS, LIMIT, LIMITS, MAY_BE_ZERO
 
     _one_of(name, "network.name", network.name, tuple(ARGUMENTS))
     known = ARGUMENTS[network.name]
     for key, value in network.settings.items():
+        if type(value) is not int:
+            raise InputError(f"{name}: network.{key} must be a whole number, not {value!r}.")
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
             raise InputError(f"{name}: there is no setting network.{key} for {network.name}; did "
                              f"you mean network.{close}?")
         if value < 0 or (value == 0 and key not in MAY_BE_ZERO):
             raise InputError(f"{name}: network.{key} must be positive, but it is {value}.")
+        largest = LIMITS.get(key, LIMIT)  # who reads the weights believes no more
+        if value > largest:
+            raise InputError(f"{name}: network.{key} must be at most {largest}, but it is {value}.")
 
 
 def _one_of(name: str, key: str, value: str, known: tuple[str, ...]) -> None:
