@@ -16,10 +16,12 @@ from snrecon.training.config import (
     DataConfig,
     NetworkConfig,
     ReconstructionConfig,
+    SimulationConfig,
     TrainerConfig,
 )
 from snrecon.training.config_check import check
 from snrecon.training.config_file import load_config
+from snrecon.training.loop import step_generator
 
 GOOD = """
 scheme = "supervised"
@@ -131,6 +133,50 @@ def test_every_number_must_be_finite(tmp_path, number):
     config = Config(DataConfig(["a"], []), trainer=TrainerConfig(learning_rate=float(number)))
     with pytest.raises(InputError, match=r"trainer\.learning_rate must be a finite number"):
         check(config)
+
+
+@pytest.mark.parametrize(
+    ("table", "line", "sentence"),
+    [
+        ("trainer", "workers = -1", "trainer.workers must not be negative, but it is -1"),
+        ("trainer", "threads = -1", "trainer.threads must not be negative, but it is -1"),
+        ("trainer", "warmup = -5", "trainer.warmup must not be negative, but it is -5"),
+        ("trainer", "weight_decay = -1", "trainer.weight_decay must not be negative"),
+        ("trainer", "ema = 1.5", "trainer.ema must lie between 0 and 1"),
+        ("trainer", "ema = -1", "trainer.ema must lie between 0 and 1"),
+        ("trainer", "seed = -1", "trainer.seed must lie between 0 and 4294967295, but it is -1"),
+        ("trainer", "seed = 1000000000000000000", "trainer.seed must lie between 0 and 42949"),
+        ("data", "columns = -3", "data.columns must not be negative, but it is -3"),
+        ("data", "first_slice = { a = -3 }", "data.first_slice.a must not be negative"),
+        ("data", "voxel_sizes = { a = -1 }", "data.voxel_sizes.a must be positive"),
+        ("data", "voxel_sizes = { a = 0 }", "data.voxel_sizes.a must be positive"),
+        ("simulation", "map_error = -1", "simulation.map_error must not be negative"),
+        ("simulation", "calibration = [0.5, 2]", "simulation.calibration must be shares of at m"),
+        ("simulation", "grids = [[100000, 16]]", "simulation.grids must be pairs (ky, kx) of 16"),
+        ("simulation", "pool = 100000000", "simulation.pool = 100000000 images of the size of"),
+        ("output", 'name = ""', "output.name must be a file name without folder"),
+        ("output", 'name = " "', "output.name must be a file name without folder"),
+        ("output", 'name = "a/b"', "output.name must be a file name without folder"),
+        ("output", f'name = "{201 * "a"}"', "output.name must be a file name without folder"),
+    ],
+)
+def test_values_out_of_range_are_named(tmp_path, table, line, sentence):
+    text = f"[{table}]" if f"[{table}]" in GOOD else "[trainer]"
+    new = f"{text}\n{line}" if text == f"[{table}]" else f"[{table}]\n{line}\n{text}"
+    with pytest.raises(InputError) as caught:
+        load_config(written(tmp_path, GOOD.replace(text, new)))
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_ends_of_ranges_are_good(tmp_path):
+    trainer = TrainerConfig(workers=0, threads=0, warmup=0, weight_decay=0.0, ema=1.0,
+                            seed=2**32 - 1, curvature=0.0)
+    data = DataConfig(["a"], [], columns=0, first_slice={"a": 0}, voxel_sizes={"a": 0.1})
+    simulation = SimulationConfig(map_error=0.0, calibration=[0.5, 1.0])
+    check(Config(data, simulation=simulation, trainer=trainer))
+    # The largest seed with the largest number of steps is still a seed.
+    step_generator(trainer.seed, 10**12)
 
 
 def test_unreadable_files(tmp_path):

@@ -8,7 +8,15 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from snrecon.errors import InputError
+from snrecon.io.limits import memory_limit
 from snrecon.training.config import PRIORS, SCHEMES, Config, NetworkConfig
+
+LARGEST_GRID = 4096
+"""Points along one side of a simulated measurement: images are prepared as squares of it."""
+LARGEST_SEED = 2**32 - 1
+"""Seeds are multiplied with numbers of steps, which must fit into 64 bits."""
+LONGEST_NAME = 200
+"""Bytes of a file name, which get an ending and, while it is written, another."""
 
 
 def check(config: Config, name: str = "configuration") -> None:
@@ -34,6 +42,7 @@ def check(config: Config, name: str = "configuration") -> None:
     _one_of(name, "ssdu.split", config.ssdu.split, ("gaussian", "lines", "uniform"))
     _one_of(name, "ssdu.loss", config.ssdu.loss, ("excess", "logarithmic", "normalised"))
     _check_network(config.network, name)
+    _check_output(config.output.name, name)
     _one_of(name, "simulation.target", simulation.target, ("reference", "clean"))
     _one_of(name, "trainer.logger", trainer.logger, ("csv", "tensorboard"))
     _one_of(name, "trainer.precision", trainer.precision, ("auto", "float32", "bfloat16"))
@@ -45,12 +54,24 @@ def check(config: Config, name: str = "configuration") -> None:
     for key, pair in pairs.items():
         if len(pair) != 2 or not 0 < pair[0] <= pair[1]:
             raise InputError(f"{name}: {key} must be two rising positive numbers.")
-    if any(len(grid) != 2 or min(grid) < 16 for grid in simulation.grids):
-        raise InputError(f"{name}: simulation.grids must be pairs (ky, kx) of at least 16 points.")
+    if simulation.calibration[1] > 1:
+        raise InputError(f"{name}: simulation.calibration must be shares of at most 1.")
+    if any(len(grid) != 2 or min(grid) < 16 or max(grid) > LARGEST_GRID
+           for grid in simulation.grids):
+        raise InputError(f"{name}: simulation.grids must be pairs (ky, kx) of 16 to {LARGEST_GRID} "
+                         "points.")
+    sizes = {max(grid) for grid in simulation.grids}
+    # As image_pools shares them out, single precision; measured scans have grids of their own.
+    pools = 4 * sum(max(1, simulation.pool // len(sizes)) * size**2 for size in sizes)
+    if pools > memory_limit():
+        raise InputError(f"{name}: simulation.pool = {simulation.pool} images of the size of "
+                         f"simulation.grids take {pools / 2**30:.0f} GiB, more than half of this "
+                         "machine's memory.")
     shares = {"simulation.shapes": simulation.shapes, "ssdu.share": config.ssdu.share,
               "consistency.labelled": config.consistency.labelled,
               "consistency.balance": config.consistency.balance,
-              "prior.even": config.prior.even, "prior.signed": config.prior.signed}
+              "prior.even": config.prior.even, "prior.signed": config.prior.signed,
+              "trainer.ema": trainer.ema}
     for key, share in shares.items():
         if not 0 <= share <= 1:
             raise InputError(f"{name}: {key} must lie between 0 and 1.")
@@ -71,21 +92,32 @@ def check(config: Config, name: str = "configuration") -> None:
     for key, values in lists.items():
         if not values:
             raise InputError(f"{name}: {key} is empty.")
-    positive = {"trainer.batch": trainer.batch, "trainer.interval": trainer.interval,
-                "trainer.learning_rate": trainer.learning_rate, "trainer.clip": trainer.clip,
-                "trainer.devices": trainer.devices,
-                "simulation.pool": simulation.pool,
-                "consistency.weight": config.consistency.weight,
-                "consistency.shots": config.consistency.shots,
-                "prior.centre": config.prior.centre, "prior.spread": config.prior.spread,
-                "prior.divergence": config.prior.divergence}
-    positive |= {f"data.voxel_sizes.{part}": mm for part, mm in config.data.voxel_sizes.items()}
+    positive: dict[str, float] = {
+        "trainer.batch": trainer.batch, "trainer.interval": trainer.interval,
+        "trainer.learning_rate": trainer.learning_rate, "trainer.clip": trainer.clip,
+        "trainer.devices": trainer.devices, "simulation.pool": simulation.pool,
+        "consistency.weight": config.consistency.weight,
+        "consistency.shots": config.consistency.shots, "prior.centre": config.prior.centre,
+        "prior.spread": config.prior.spread, "prior.divergence": config.prior.divergence}
+    positive |= {f"data.voxel_sizes.{part}": size
+                 for part, size in config.data.voxel_sizes.items()}
     for key, value in positive.items():
         if value <= 0:
             raise InputError(f"{name}: {key} must be positive, but it is {value}.")
-    for key in ("patience", "curvature", "curvature_limit"):
-        if getattr(trainer, key) < 0:
-            raise InputError(f"{name}: trainer.{key} must not be negative.")
+    at_least_zero: dict[str, float] = {
+        f"trainer.{key}": getattr(trainer, key)
+        for key in ("patience", "curvature", "curvature_limit", "weight_decay", "warmup", "threads",
+                    "workers")}
+    at_least_zero |= {"data.columns": config.data.columns,
+                      "simulation.map_error": simulation.map_error}
+    at_least_zero |= {f"data.first_slice.{part}": first
+                      for part, first in config.data.first_slice.items()}
+    for key, value in at_least_zero.items():
+        if value < 0:
+            raise InputError(f"{name}: {key} must not be negative, but it is {value}.")
+    if not 0 <= trainer.seed <= LARGEST_SEED:
+        raise InputError(f"{name}: trainer.seed must lie between 0 and {LARGEST_SEED}, but it is "
+                         f"{trainer.seed}.")
     if trainer.patience and not config.data.validation:
         raise InputError(f"{name}: trainer.patience needs data.validation.")
     if trainer.max_minutes <= 0 and trainer.max_steps <= 0:
@@ -152,6 +184,14 @@ def _check_network(network: NetworkConfig, name: str) -> None:
         largest = LIMITS.get(key, LIMIT)  # who reads the weights believes no more
         if value > largest:
             raise InputError(f"{name}: network.{key} must be at most {largest}, but it is {value}.")
+
+
+def _check_output(file: str, name: str) -> None:
+    bad = not file.strip() or set(file) & set("/\\\0") or len(file.encode()) > LONGEST_NAME
+    if bad:
+        raise InputError(f"{name}: output.name must be a file name without folder and ending, of 1 "
+                         f"to {LONGEST_NAME} bytes, but it is {file[:40]!r}; output.folder says "
+                         "where it goes.")
 
 
 def _one_of(name: str, key: str, value: str, known: tuple[str, ...]) -> None:

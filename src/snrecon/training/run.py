@@ -25,6 +25,7 @@ from snrecon.training.config import PRIORS, Config
 from snrecon.training.config_check import check
 from snrecon.training.config_file import load_config
 from snrecon.training.gram import batch_gram
+from snrecon.training.grid_check import check_grids
 from snrecon.training.scores import nmse, sense_nmse
 from snrecon.training.stream import (
     find_data,
@@ -104,6 +105,7 @@ def train(
     with made_folder(folder):
         logger = _logger(config.trainer.logger, folder)
         found = [find_data(config, split) for split in ("train", "validation")]
+        check_grids(config, module.network, *found)
         module.validation = validation_batches(config, found=found[1])
         module.unlabelled = unlabelled_batch(config, found=found[1])
         baselines = _baselines(module.validation)
