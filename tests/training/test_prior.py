@@ -148,13 +148,14 @@ def test_sampling_a_gaussian_gives_its_spread():
 
 
 def test_an_interrupted_run_continues_bit_for_bit(images, tmp_path):
-    whole = train(configuration(images, tmp_path / "whole"))
+    """Also under a limit in time that it does not reach."""
+    whole = train(configuration(images, tmp_path / "whole", max_minutes=3.0))
 
     def stop(done, total, message):
         if message.startswith("step 5,"):
             raise KeyboardInterrupt
 
-    parts = configuration(images, tmp_path / "parts")
+    parts = configuration(images, tmp_path / "parts", max_minutes=3.0)
     with pytest.raises(KeyboardInterrupt):
         train(parts, progress=stop)
     again = train(parts, resume=True)

@@ -17,6 +17,7 @@ from snrecon.networks.store import load_weights
 from snrecon.networks.varnet import VarNet
 from snrecon.report.demo import save_scan
 from snrecon.training.apply import apply
+from snrecon.training.checkpoint import Earlier, schedule_of, share_of
 from snrecon.training.config import (
     Config,
     DataConfig,
@@ -68,12 +69,16 @@ def test_one_slice_can_be_learnt(generator):
     assert sense < float(nmse(batch.b, batch.target))
 
 
-@pytest.mark.parametrize("curvature", [0.0, 1.0])
-def test_an_interrupted_run_continues_bit_for_bit(images, tmp_path, curvature):
+@pytest.mark.parametrize(("curvature", "minutes"), [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0)])
+def test_an_interrupted_run_continues_bit_for_bit(images, tmp_path, curvature, minutes):
+    """Also under a limit in time that it does not reach."""
     pytest.importorskip("lightning")
     from snrecon.training import train
 
-    whole = train(configuration(images, tmp_path / "whole", curvature=curvature))
+    def settings(folder):
+        return configuration(images, folder, curvature=curvature, max_minutes=minutes)
+
+    whole = train(settings(tmp_path / "whole"))
 
     class Interrupted(Exception):
         pass
@@ -82,7 +87,7 @@ def test_an_interrupted_run_continues_bit_for_bit(images, tmp_path, curvature):
         if message.startswith("step 5,"):
             raise Interrupted
 
-    parts = configuration(images, tmp_path / "parts", curvature=curvature)
+    parts = settings(tmp_path / "parts")
     with pytest.raises(Interrupted):
         train(parts, progress=stop)
     resumed = train(parts, resume=True)
@@ -196,9 +201,22 @@ def test_a_finished_run_is_continued_by_larger_limits_only(images, tmp_path):
         train(config, resume=True)
 
 
-def test_patience_that_ran_out_is_the_end(tmp_path):
-    from snrecon.training.checkpoint import Earlier
+def test_the_learning_rate_goes_by_steps_where_these_are_limited():
+    steps, both = TrainerConfig(max_minutes=0.0, max_steps=10), TrainerConfig(max_steps=10)
+    time = TrainerConfig(max_minutes=2.0)
+    for trainer in (steps, both):
+        assert schedule_of(trainer, 5, 3500.0) == 0.5
+        assert schedule_of(trainer, 12, 0.0) == 1.0
+    assert [schedule_of(time, 5, s) for s in (0.0, 30.0, 500.0)] == [0.0, 0.25, 1.0]
+    # The run ends at whichever limit comes first.
+    assert share_of(steps, 5, 3600.0) == 0.5
+    assert share_of(both, 5, 3600.0) == 1.0
+    assert share_of(both, 5, 2700.0) == 0.75
+    assert share_of(both, 10, 0.0) == 1.0
+    assert share_of(time, 10**6, 30.0) == 0.25
 
+
+def test_patience_that_ran_out_is_the_end(tmp_path):
     earlier = Earlier(tmp_path, step=5, seconds=30.0, waited=3, shapes={})
     for settings, finished in (({"patience": 3}, True), ({"patience": 4}, False), ({}, False),
                                ({"max_steps": 5}, True), ({"max_minutes": 0.5}, True)):

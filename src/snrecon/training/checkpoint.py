@@ -17,13 +17,24 @@ from snrecon.training.config import TrainerConfig
 
 
 def share_of(trainer: TrainerConfig, step: int, seconds: float) -> float:
-    """How much of a run is over after so many steps and seconds, 0 to 1."""
-    shares = [0.0]
+    """How much of a run is over after so many steps and seconds, 0 to 1, where it stops."""
+    shares = [schedule_of(trainer, step, seconds)]
     if trainer.max_minutes > 0:
         shares.append(seconds / (60 * trainer.max_minutes))
-    if trainer.max_steps > 0:
-        shares.append(step / trainer.max_steps)
     return min(1.0, max(shares))
+
+
+def schedule_of(trainer: TrainerConfig, step: int, seconds: float) -> float:
+    """How much of the learning rate's way is over, 0 to 1.
+
+    Steps alone decide where their number is limited: a clock, which no second run has, would let
+    the weights depend on how fast the machine was.
+    """
+    if trainer.max_steps > 0:
+        return min(1.0, step / trainer.max_steps)
+    if trainer.max_minutes > 0:
+        return min(1.0, seconds / (60 * trainer.max_minutes))
+    return 0.0
 
 
 @dataclass(frozen=True)

@@ -82,9 +82,11 @@ class TrainerConfig:
     """How it is optimised."""
 
     max_minutes: float = 60.0
-    """Wall-clock limit; the learning rate reaches its end at this time. 0: no limit."""
+    """Wall-clock limit; the learning rate reaches its end at this time, unless ``max_steps`` is
+    set. 0: no limit."""
     max_steps: int = 0
-    """Limit in steps; the learning rate reaches its end there if that is sooner. 0: no limit."""
+    """Limit in steps; above 0, the learning rate reaches its end there, and ``max_minutes`` only
+    stops the run. 0: no limit."""
     batch: int = 4
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from snrecon.errors import InputError
 from snrecon.networks.store import save_weights
 from snrecon.training.apply import build, start_from
-from snrecon.training.checkpoint import cut_log, share_of
+from snrecon.training.checkpoint import cut_log, schedule_of, share_of
 from snrecon.training.config import Config
 from snrecon.training.optimise import follow, set_rate
 
@@ -125,7 +125,8 @@ class Loop(ABC):
     def advance(self, item: Item) -> None:
         """One step."""
         trainer = self.config.trainer
-        set_rate(self.optimizer, trainer, self.step, self.share)
+        set_rate(self.optimizer, trainer, self.step,
+                 schedule_of(trainer, self.step, self.elapsed))
         loss = self.loss(tuple(part.to(self.device) for part in item))
         self.optimizer.zero_grad()
         loss.backward()

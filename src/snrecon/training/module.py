@@ -20,7 +20,7 @@ from snrecon.networks.store import save_weights
 from snrecon.networks.varnet import VarNet
 from snrecon.training.apply import apply, build, target_of
 from snrecon.training.batch import Batch
-from snrecon.training.checkpoint import share_of
+from snrecon.training.checkpoint import schedule_of, share_of
 from snrecon.training.config import Config
 from snrecon.training.curvature import around, curvature, limited
 from snrecon.training.optimise import follow, set_rate
@@ -85,7 +85,9 @@ class Training(lightning.LightningModule):
                                  weight_decay=trainer.weight_decay)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        set_rate(self.trainer.optimizers[0], self.config.trainer, self.global_step, self.share)
+        trainer = self.config.trainer
+        set_rate(self.trainer.optimizers[0], trainer, self.global_step,
+                 schedule_of(trainer, self.global_step, self.elapsed))
 
     def training_step(self, item: Item, index: int) -> Tensor:
         # A generator for every step: a run that is resumed draws what the whole one would.

@@ -19,7 +19,7 @@ def set_rate(
         optimizer: Whose rate is set.
         trainer: Rate and warm-up.
         step: Steps taken before.
-        share: How much of the run is over, 0 to 1.
+        share: How much of the rate's way is over, 0 to 1.
     """
     warm = min(1.0, (step + 1) / max(1, trainer.warmup))
     rate = trainer.learning_rate * warm * (0.5 + 0.5 * math.cos(math.pi * share))
