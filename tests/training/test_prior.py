@@ -164,6 +164,14 @@ def test_an_interrupted_run_continues_bit_for_bit(images, tmp_path):
     logs = [(tmp_path / name / "log.csv").read_text().splitlines() for name in ("whole", "parts")]
     assert [line.split(",", 1)[1] for line in logs[0]] == [
         line.split(",", 1)[1] for line in logs[1]]
+    other = replace(parts, trainer=replace(parts.trainer, max_steps=12, seed=8))
+    with pytest.raises(InputError, match=r"began with trainer\.seed = "):
+        train(other, resume=True)
+    checkpoint = tmp_path / "parts" / "last.ckpt"
+    found = torch.load(checkpoint, weights_only=True)
+    del found["settings"]
+    torch.save(found, checkpoint)  # as one that kept no settings
+    assert train(other, resume=True) == again
 
 
 def test_it_starts_from_trained_weights(images, tmp_path):

@@ -201,6 +201,31 @@ def test_a_finished_run_is_continued_by_larger_limits_only(images, tmp_path):
         train(config, resume=True)
 
 
+def test_another_training_does_not_continue_a_run(images, tmp_path):
+    """Nor does it touch its files; a checkpoint that kept no settings is continued as ever."""
+    pytest.importorskip("lightning")
+    from snrecon.training import train
+
+    config = configuration(images, tmp_path / "run", max_steps=4)
+    train(config)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    for change, key in (({"seed": 6}, "seed"), ({"curvature": 0.1}, "curvature")):
+        other = replace(config, trainer=replace(config.trainer, max_steps=8, **change))
+        with pytest.raises(InputError, match=rf"began with trainer\.{key} = "):
+            train(other, resume=True)
+    with pytest.raises(InputError, match=r'began with scheme = "supervised", .* has "ssdu"'):
+        train(replace(config, scheme="ssdu"), resume=True)
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+
+    checkpoint = tmp_path / "run" / "last.ckpt"
+    found = torch.load(checkpoint, weights_only=False)
+    del found["settings"]
+    torch.save(found, checkpoint)
+    train(replace(config, trainer=replace(config.trainer, max_steps=6, weight_decay=0.1)),
+          resume=True)
+    assert [row["step"] for row in rows(tmp_path / "run")] == ["3", "4", "6"]
+
+
 def test_the_learning_rate_goes_by_steps_where_these_are_limited():
     steps, both = TrainerConfig(max_minutes=0.0, max_steps=10), TrainerConfig(max_steps=10)
     time = TrainerConfig(max_minutes=2.0)

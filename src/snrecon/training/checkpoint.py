@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from snrecon.errors import InputError
 from snrecon.io.staging import staged
-from snrecon.training.config import TrainerConfig
+from snrecon.training.config import Config, TrainerConfig
+from snrecon.training.identity import check_same, settings_of
 
 
 def share_of(trainer: TrainerConfig, step: int, seconds: float) -> float:
@@ -48,23 +50,26 @@ class Earlier:
     """Validations without a smaller error."""
     shapes: Mapping[str, tuple[int, ...]]
     """Of the network's weights, by name."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What :func:`snrecon.training.identity.settings_of` said; empty if it was not kept."""
 
     def finished(self, trainer: TrainerConfig) -> bool:
         """Whether these limits, which may be others than it ran with, leave nothing to do."""
         stopped = 0 < trainer.patience <= self.waited
         return stopped or share_of(trainer, self.step, self.seconds) >= 1
 
-    def check(self, network: torch.nn.Module) -> None:
-        """Whether its weights are those of such a network.
+    def check(self, config: Config, network: torch.nn.Module) -> None:
+        """Whether a run with this network, and with these settings, continues it.
 
         Raises:
-            InputError: if they are not.
+            InputError: if its weights are of another network, or a setting was another.
         """
         if shapes_of(network.state_dict()) != self.shapes:
             raise InputError(
                 f"{self.path}: this run trained another network than [network] describes; undo "
                 "that change, choose another folder, or train without --resume."
             )
+        check_same(self.path, self.settings, settings_of(config, network))
 
 
 def earlier_run(path: Path) -> Earlier:
@@ -79,7 +84,7 @@ def earlier_run(path: Path) -> Earlier:
                if key.startswith("network.")}
         _, waited = found.get("patience", (math.inf, 0))
         return Earlier(path, int(found["global_step"]), float(found["elapsed"]), int(waited),
-                       shapes_of(own))
+                       shapes_of(own), dict(found.get("settings", {})))
     except Exception as error:  # a damaged pickle can fail in any way
         raise InputError(
             f"{path}: this checkpoint cannot be read; train again without --resume."

@@ -20,6 +20,7 @@ from snrecon.networks.store import save_weights
 from snrecon.training.apply import build, start_from
 from snrecon.training.checkpoint import cut_log, schedule_of, share_of
 from snrecon.training.config import Config
+from snrecon.training.identity import check_same, settings_of
 from snrecon.training.optimise import follow, set_rate
 
 Progress = Callable[[int, int | None, str], None]
@@ -153,7 +154,8 @@ class Loop(ABC):
         partial = folder / "last.ckpt.partial"
         torch.save({"network": self.network.state_dict(), "average": self.average.state_dict(),
                     "optimizer": self.optimizer.state_dict(), "step": self.step,
-                    "elapsed": self.elapsed, **self.facts}, partial)
+                    "elapsed": self.elapsed,
+                    "settings": settings_of(self.config, self.network), **self.facts}, partial)
         partial.replace(folder / "last.ckpt")
 
     def resume(self, path: Path) -> None:
@@ -162,15 +164,19 @@ class Loop(ABC):
         Raises:
             InputError: if it is damaged, or of another run.
         """
-        facts = self.facts
+        facts, settings = self.facts, settings_of(self.config, self.network)
         try:
             found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             same = all(found.get(key) == value for key, value in facts.items())
+            before = dict(found.get("settings", {}))
             if same:
+                check_same(path, before, settings)
                 self.network.load_state_dict(found["network"])
                 self.average.load_state_dict(found["average"])
                 self.optimizer.load_state_dict(found["optimizer"])
                 self.step, self.before = int(found["step"]), float(found["elapsed"])
+        except InputError:
+            raise
         except Exception as error:  # a damaged pickle can fail in any way
             raise InputError(f"{path}: this checkpoint cannot be read, or is of another network; "
                              "train again without --resume.") from error

@@ -23,6 +23,7 @@ from snrecon.training.batch import Batch
 from snrecon.training.checkpoint import schedule_of, share_of
 from snrecon.training.config import Config
 from snrecon.training.curvature import around, curvature, limited
+from snrecon.training.identity import settings_of
 from snrecon.training.optimise import follow, set_rate
 from snrecon.training.schemes import scheme_of
 from snrecon.training.scores import nmse
@@ -181,6 +182,7 @@ class Training(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["elapsed"] = self.elapsed
         checkpoint["patience"] = (self.best, self.waited)
+        checkpoint["settings"] = settings_of(self.config, self.network)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.before = float(checkpoint["elapsed"])

@@ -99,7 +99,7 @@ def train(
     checkpoint = folder / "last.ckpt"
     earlier = earlier_run(checkpoint) if resume and checkpoint.exists() else None
     if earlier is not None:
-        earlier.check(module.network)
+        earlier.check(config, module.network)
         if earlier.finished(config.trainer):
             return _finished(path)
     with made_folder(folder):
