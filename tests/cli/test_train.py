@@ -126,6 +126,15 @@ def test_an_error_keeps_the_files_of_the_run_before(snrecon: Run, config: Path) 
     assert before == {path: path.read_bytes() for path in folder.iterdir()}
 
 
+def test_a_training_that_diverges_is_a_failure_in_one_sentence(snrecon: Run, config: Path) -> None:
+    change(config, "max_steps = 3", "max_steps = 40\nlearning_rate = 1e30\nwarmup = 1")
+    done = snrecon("train", config)
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("error: the computation failed: the training diverged: after step ")
+    assert len(done.err.splitlines()) == 1
+    assert not (config.parent / "run" / "net.safetensors").exists()
+
+
 def test_ctrl_c_ends_with_130_and_says_how_to_go_on(config: Path) -> None:
     change(config, "max_steps = 3", "max_steps = 1000000")
     process = subprocess.Popen(

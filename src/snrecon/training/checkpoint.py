@@ -91,6 +91,18 @@ def earlier_run(path: Path) -> Earlier:
         ) from error
 
 
+def kept_weights(path: Path) -> Path:
+    """The weights of a run that has reached its end.
+
+    Raises:
+        InputError: if they are not there.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: this training is finished, but its weights are not there; raise "
+                         "its limits, or train without --resume.")
+    return path
+
+
 def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Shapes of tensors by name."""
     return {key: tuple(value.shape) for key, value in state.items()}

@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 from snrecon.errors import InputError
 from snrecon.networks.store import save_weights
 from snrecon.training.apply import build, start_from
-from snrecon.training.checkpoint import cut_log, schedule_of, share_of
+from snrecon.training.checkpoint import cut_log, kept_weights, schedule_of, share_of
 from snrecon.training.config import Config
+from snrecon.training.divergence import check_number, check_weights
 from snrecon.training.identity import check_same, settings_of
 from snrecon.training.optimise import follow, set_rate
 
@@ -124,21 +125,32 @@ class Loop(ABC):
         return iter(loader)
 
     def advance(self, item: Item) -> None:
-        """One step."""
+        """One step.
+
+        Raises:
+            Diverged: if the loss is not finite.
+        """
         trainer = self.config.trainer
         set_rate(self.optimizer, trainer, self.step,
                  schedule_of(trainer, self.step, self.elapsed))
         loss = self.loss(tuple(part.to(self.device) for part in item))
+        number = float(loss.detach())
+        check_number("loss", number, self.step)
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), trainer.clip)
         self.optimizer.step()
         self.step += 1
-        self.recent.append(float(loss.detach()))
+        self.recent.append(number)
         follow(self.average, self.network, trainer.ema, self.step)
 
     def record(self, folder: Path, name: str) -> None:
-        """A line in the log, weights and checkpoint."""
+        """A line in the log, weights and checkpoint.
+
+        Raises:
+            Diverged: if the weights are not finite; nothing is written then.
+        """
+        check_weights(self.average, self.step)
         row = {"minutes": self.elapsed / 60, "step": float(self.step),
                "loss": sum(self.recent) / max(1, len(self.recent)), **self.scores()}
         self.recent.clear()
@@ -190,6 +202,10 @@ class Loop(ABC):
 
         Returns:
             Path of the weights.
+
+        Raises:
+            InputError: if the checkpoint is not of this run, or a finished run has no weights.
+            Diverged: if the loss or the weights are no longer finite.
         """
         folder, name = Path(self.config.output.folder), self.config.output.name
         checkpoint = folder / "last.ckpt"
@@ -200,7 +216,7 @@ class Loop(ABC):
             for of_another_run in (folder / "log.csv", checkpoint):
                 of_another_run.unlink(missing_ok=True)
         if self.share >= 1:
-            return folder / f"{name}.safetensors"
+            return kept_weights(folder / f"{name}.safetensors")
         for item in self.items():
             self.advance(item)
             tell(self.share, f"step {self.step}, loss {self.recent[-1]:.3f}")
@@ -210,4 +226,4 @@ class Loop(ABC):
                 break
         if self.recent:
             self.record(folder, name)
-        return folder / f"{name}.safetensors"
+        return kept_weights(folder / f"{name}.safetensors")

@@ -23,6 +23,7 @@ from snrecon.training.batch import Batch
 from snrecon.training.checkpoint import schedule_of, share_of
 from snrecon.training.config import Config
 from snrecon.training.curvature import around, curvature, limited
+from snrecon.training.divergence import check_number, check_weights
 from snrecon.training.identity import settings_of
 from snrecon.training.optimise import follow, set_rate
 from snrecon.training.schemes import scheme_of
@@ -112,7 +113,17 @@ class Training(lightning.LightningModule):
             return self.reconstruct(self.network, part)
 
         loss = self.scheme.loss(reconstruct, batch, generator).mean() + weight * bend
-        self.recent.append(float(loss.detach()))
+        self.recent.append(self.checked(float(loss.detach())))
+        return loss
+
+    def checked(self, loss: float) -> float:
+        """A loss that is finite on every process.
+
+        Raises:
+            Diverged: on all processes, if it is not on one.
+        """
+        finite = self.trainer.strategy.reduce_boolean_decision(math.isfinite(loss))
+        check_number("loss", loss if math.isfinite(loss) == finite else math.nan, self.global_step)
         return loss
 
     def reconstruct(self, network: nn.Module, batch: Batch) -> Tensor:
@@ -133,7 +144,12 @@ class Training(lightning.LightningModule):
 
     def record(self) -> dict[str, float]:
         """Score the averaged weights, add a line to the log, export them (with patience: if they
-        are the best so far)."""
+        are the best so far).
+
+        Raises:
+            Diverged: if they or their errors are not finite; nothing is written then.
+        """
+        check_weights(self.average, self.global_step)
         folder = Path(self.config.output.folder)
         count = max(1, len(self.recent))
         row = {"minutes": self.elapsed / 60, "step": float(self.global_step),
@@ -156,6 +172,7 @@ class Training(lightning.LightningModule):
                 row["val_loss"] = float(losses.mean())
         errors = [value for key, value in row.items() if key.startswith("val_")]
         mean = sum(errors) / max(1, len(errors))
+        check_number("validation error", mean, self.global_step)
         better = mean < self.best
         self.best, self.waited = (mean, 0) if better else (self.best, self.waited + 1)
         if not self.trainer.is_global_zero:

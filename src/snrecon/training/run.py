@@ -20,7 +20,7 @@ from snrecon.errors import InputError, MissingExtraError
 from snrecon.io.staging import made_folder
 from snrecon.training.apply import start_from
 from snrecon.training.batch import Batch
-from snrecon.training.checkpoint import Earlier, cut_log, earlier_run
+from snrecon.training.checkpoint import Earlier, cut_log, earlier_run, kept_weights
 from snrecon.training.config import PRIORS, Config
 from snrecon.training.config_check import check
 from snrecon.training.config_file import load_config
@@ -63,6 +63,8 @@ def train(
     Raises:
         InputError: if the configuration, the images, or the checkpoint to continue from are at
             fault.
+        Diverged: if a loss or the weights are no longer finite; the weights and the checkpoint of
+            the last interval stay.
         MissingExtraError: if Lightning is not installed.
         KeyboardInterrupt: on Ctrl-C.
     """
@@ -101,7 +103,7 @@ def train(
     if earlier is not None:
         earlier.check(config, module.network)
         if earlier.finished(config.trainer):
-            return _finished(path)
+            return kept_weights(path)
     with made_folder(folder):
         logger = _logger(config.trainer.logger, folder)
         found = [find_data(config, split) for split in ("train", "validation")]
@@ -121,19 +123,7 @@ def train(
             (folder / "baselines.csv").write_text(baselines)
 
         _fit(module, folder, logger, earlier, begin, progress)
-        if module.recent:
-            module.record()
-        elif not config.trainer.patience:
-            module.export(path)
-    return path
-
-
-def _finished(path: Path) -> Path:
-    """The weights of a run that has reached its limits."""
-    if not path.is_file():
-        raise InputError(f"{path}: this training is finished, but its weights are not there; raise "
-                         "its limits, or train without --resume.")
-    return path
+    return kept_weights(path)
 
 
 def _fit(
