@@ -69,8 +69,18 @@ class Training(lightning.LightningModule):
 
     @property
     def share(self) -> float:
-        """How much of the run is over, 0 to 1."""
+        """How much of the run is over, 0 to 1, by the clock of this process."""
         return share_of(self.config.trainer, self.global_step, self.elapsed)
+
+    def shared(self, own: float) -> float:
+        """What the first process has of a number: processes have clocks of their own, but must
+        learn at one rate and stop after the same step, for each waits for the others' gradients.
+        All of them call this at the same place."""
+        return float(self.trainer.strategy.broadcast(own))
+
+    def on_train_start(self) -> None:
+        # Now, as the other processes have read their data by now, for which the first one waits.
+        self.began = time.monotonic()
 
     def train_dataloader(self) -> Any:
         trainer = self.config.trainer
@@ -89,7 +99,7 @@ class Training(lightning.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         trainer = self.config.trainer
         set_rate(self.trainer.optimizers[0], trainer, self.global_step,
-                 schedule_of(trainer, self.global_step, self.elapsed))
+                 schedule_of(trainer, self.global_step, self.shared(self.elapsed)))
 
     def training_step(self, item: Item, index: int) -> Tensor:
         # A generator for every step: a run that is resumed draws what the whole one would.
@@ -133,7 +143,7 @@ class Training(lightning.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         follow(self.average, self.network, self.config.trainer.ema, self.global_step)
-        if self.share >= 1:
+        if self.shared(self.share) >= 1:
             self.trainer.should_stop = True
 
     def on_train_epoch_end(self) -> None:
@@ -171,7 +181,7 @@ class Training(lightning.LightningModule):
                                           torch.Generator().manual_seed(0))
                 row["val_loss"] = float(losses.mean())
         errors = [value for key, value in row.items() if key.startswith("val_")]
-        mean = sum(errors) / max(1, len(errors))
+        mean = self.shared(sum(errors) / max(1, len(errors)))  # so that patience ends with one
         check_number("validation error", mean, self.global_step)
         better = mean < self.best
         self.best, self.waited = (mean, 0) if better else (self.best, self.waited + 1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -144,7 +143,7 @@ def _fit(
             self.begun = True
             if pressed:
                 raise KeyboardInterrupt
-            if progress is not None:
+            if progress is not None and trainer.is_global_zero:
                 loss = module.recent[-1] if module.recent else float("nan")
                 progress(int(1000 * module.share), 1000,
                          f"step {module.global_step}, loss {loss:.3f}")
@@ -161,7 +160,6 @@ def _fit(
             logger=logger, callbacks=[keep, Report()],
             enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
             gradient_clip_val=config.trainer.clip, reload_dataloaders_every_n_epochs=1)
-        module.began = time.monotonic()
         with _interruptible() as pressed:
             trainer.fit(module, ckpt_path=None if earlier is None else str(earlier.path),
                         weights_only=False)
