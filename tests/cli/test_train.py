@@ -91,6 +91,16 @@ def test_a_run_shows_per_cent_and_is_continued_only_below_its_limits(
     assert "checkpoint cannot be read" in damaged.err
 
 
+def test_only_the_first_of_several_processes_says_where_the_weights_are(
+    snrecon: Run, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("snrecon.training.train", lambda *_, **__: Path("net.safetensors"))
+    for rank, said in (("0", "wrote net.safetensors\n"), ("1", "")):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        done = snrecon("train", config)
+        assert (done.code, done.out) == (0, said)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [

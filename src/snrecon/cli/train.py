@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,4 +26,5 @@ def run(args: argparse.Namespace) -> None:
 
     with Progress("training", percent=True) as progress:
         weights = train(args.config, resume=args.resume, progress=progress)
-    print(f"wrote {weights}")
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # the other trainer.devices run this, too
+        print(f"wrote {weights}")
