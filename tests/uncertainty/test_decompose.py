@@ -188,6 +188,29 @@ def test_regions_and_the_direction() -> None:
         decompose(recon, flat_scan(image, 0.5), rounds=2, regions={"top": top[:3]})
 
 
+def test_regions_of_a_resumed_state_are_told_by_their_voxels(tmp_path: Path) -> None:
+    recon, state = Gaussian(jitter=0.5), tmp_path / "d.state"
+    scan = flat_scan(torch.ones(6, 6, dtype=torch.complex128), 0.5)
+    top, bottom = (torch.zeros(6, 6, dtype=torch.bool) for _ in range(2))
+    top[:2], bottom[4:] = True, True
+
+    def found(regions: dict[str, Tensor], rounds: int = 4, **options: object) -> Decomposition:
+        return decompose(recon, scan, rounds=rounds, seeds=2, regions=regions, **options)
+
+    first = found({"a": top, "b": bottom}, rounds=2, state=state)
+    again = found({"b": bottom, "a": top}, state=state)
+    whole = found({"b": bottom, "a": top})
+    assert list(again.thermal.regions) == ["all", "b", "a"]
+    assert list(first.thermal.regions) == ["all", "a", "b"]
+    for name in PARTS:
+        for region in ("a", "b"):
+            assert getattr(again, name).regions[region] == pytest.approx(
+                getattr(whole, name).regions[region], rel=1e-9)
+    for others in ({"a": bottom, "b": top}, {"a": top}, {}):  # as large, but elsewhere; fewer
+        with pytest.raises(InputError, match="another scan or method"):
+            found(others, state=state)
+
+
 def test_resuming_and_determinism(tmp_path: Path) -> None:
     recon, state = Gaussian(jitter=0.5), tmp_path / "d.state"
     scan = flat_scan(torch.ones(6, 6, dtype=torch.complex128), 0.5)

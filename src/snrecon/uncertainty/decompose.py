@@ -41,6 +41,7 @@ from snrecon.noise.sampling import Rule, run
 from snrecon.noise.state import State
 from snrecon.physics.jacobian import NotDifferentiableError
 from snrecon.uncertainty.draws import Draws, draw_seed, draws, state_of
+from snrecon.uncertainty.regions import digest, region_of
 from snrecon.uncertainty.rounds import PARTS, RoundMoments, round_of
 
 Estimator = Literal["auto", "jacobian", "replicas"]
@@ -170,7 +171,7 @@ def decompose(
         seed: Same seed, same result.
         regions: Boolean ``(*grid)`` by name; ``"all"`` is there anyway.
         progress: ``progress(done, total, message)``.
-        state: File to save to and resume from.
+        state: File to save to and resume from; it belongs to the regions it was begun with.
 
     Returns:
         Thermal part, posterior part, their sum, and the variance at a fixed seed, each for the
@@ -188,8 +189,8 @@ def decompose(
         )
     scan.require_noise()
     state_file = state_of(state, seed)
-    given = dict(regions or {})
-    settings = f"{seeds} seeds, {sorted((name, int(one.sum())) for name, one in given.items())}"
+    given = {name: region_of(name, mask) for name, mask in (regions or {}).items()}
+    settings = f"{seeds} seeds, regions {digest(given)}"
     problem = draws(recon, scan, draw_seed(seed, 0, DRAWS), settings,
                     "its variance over repeated scans is its noise (noise_map)")
     areas = _areas(given, problem.image)
@@ -201,7 +202,7 @@ def decompose(
         progress=progress, state_file=state_file, chunk=1, details={},
     ).moments
     assert isinstance(found, RoundMoments)
-    return _result(found, problem, list(areas), seeds, seed, chosen, facts)
+    return _result(found, problem, list(areas), list(given), seeds, seed, chosen, facts)
 
 
 class _Rounds:
@@ -256,16 +257,12 @@ class _Collected(Rule):
         return math.inf
 
 
-def _areas(regions: dict[str, Tensor], image: Tensor) -> dict[str, Tensor]:
-    """The regions by name, everywhere first."""
+def _areas(regions: Mapping[str, Tensor], image: Tensor) -> dict[str, Tensor]:
+    """The regions by name: everywhere first, then in the order in which a state keeps their means,
+    which is not the order that they are given in."""
     areas = {EVERYWHERE: torch.ones(image.shape, dtype=torch.bool, device=image.device)}
-    for name, region in regions.items():
-        if region.dtype != torch.bool or region.shape != image.shape or not bool(region.any()):
-            raise InputError(
-                f"the region {name!r} must be a boolean array of shape {tuple(image.shape)} with "
-                "at least one voxel."
-            )
-        areas[name] = region.to(image.device)
+    for name in sorted(regions):
+        areas[name] = region_of(name, regions[name], tuple(image.shape)).to(image.device)
     return areas
 
 
@@ -289,9 +286,10 @@ def _chosen(estimator: Estimator, problem: Draws, seed: int) -> tuple[str, dict[
 
 
 def _result(
-    found: RoundMoments, problem: Draws, names: list[str], seeds: int, seed: int, chosen: str,
-    facts: dict[str, Any],
+    found: RoundMoments, problem: Draws, names: list[str], given: list[str], seeds: int, seed: int,
+    chosen: str, facts: dict[str, Any],
 ) -> Decomposition:
+    """``names`` of the regions in the order of their means, ``given`` in that of the result."""
     mean, error = found.means()
     regional, regional_error = found.region_means()
     real = problem.image.abs().dtype
@@ -303,8 +301,9 @@ def _result(
                    float(regional[r, c]), float(regional_error[r, c]))
             for r, area in enumerate(names)
         }
+        ordered = {area: tables[area] for area in dict.fromkeys((EVERYWHERE, *given))}
         parts[name] = Part(mean[a].to(real), error[a].to(real), mean[c].to(real),
-                           error[c].to(real), tables)
+                           error[c].to(real), ordered)
     facts |= {
         "negative": {name: float(part.negative.double().mean()) for name, part in parts.items()}}
     if chosen == "jacobian":

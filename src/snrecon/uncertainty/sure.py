@@ -24,6 +24,7 @@ from snrecon.recon.risk import (
 )
 from snrecon.uncertainty.probing import Plan, probed
 from snrecon.uncertainty.published_sure import published
+from snrecon.uncertainty.regions import region_of
 from snrecon.uncertainty.risk_estimate import RiskEstimate, RiskPart
 
 Kind = Literal["projected", "prediction", "published"]
@@ -109,7 +110,10 @@ def sure(
         raise InputError(
             "the prediction risk lives in k-space and has no regions; use risk='projected'."
         )
-    where = {name: _region(scan, name, mask) for name, mask in (regions or {}).items()}
+    where = {
+        name: region_of(name, mask, scan.grid).to(scan.sampled.device)
+        for name, mask in (regions or {}).items()
+    }
     facts = require_derivative(problem, seed)
     if risk == "published":
         return published(problem, model, where, plan, seed, progress, facts)
@@ -269,12 +273,3 @@ def _model(problem: Problem, maps: Tensor | None) -> ForwardModel:
             f"{kind} one of shape {tuple(image.shape)}."
         )
     return ForwardModel(noise.whitening_matrix, white, scan.sampled, "of the image", True)
-
-
-def _region(scan: Scan, name: str, mask: Tensor) -> Tensor:
-    if mask.dtype != torch.bool or tuple(mask.shape) != scan.grid:
-        raise InputError(
-            f"the region {name!r} must be a boolean array of shape {scan.grid}, not {mask.dtype} "
-            f"of shape {tuple(mask.shape)}."
-        )
-    return mask.to(scan.sampled.device)
