@@ -231,6 +231,13 @@ def test_failures_of_the_computation(
     assert list(out.iterdir()) == []
 
 
+def test_a_sampler_that_diverges_leaves_no_image(snrecon: Run, scan_file: Path, out: Path) -> None:
+    settings = ("--set", "algorithm=4", "--set", "steps=2", "--set", "snr=1e20")
+    done = snrecon("recon", scan_file, "--method", "score", *settings, "--out", out / "r.h5")
+    assert_one_sentence(done, 1, "NaN or infinite")
+    assert list(out.iterdir()) == []
+
+
 def test_debug_shows_where(snrecon: Run) -> None:
     done = snrecon("info", "/no/such.npz", "--debug")
     assert done.code == 2

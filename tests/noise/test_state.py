@@ -197,3 +197,14 @@ def test_damaged_states_are_refused(scan: Scan, tmp_path: Path) -> None:
         broken.write_bytes(damaged)
         with pytest.raises(InputError, match=r"broken\.h5"):
             merge([broken])
+
+
+def test_a_noise_map_that_is_no_number_is_not_returned(scan: Scan) -> None:
+    """An image that is, of the measured data but of no others."""
+
+    def recon(kspace: torch.Tensor) -> torch.Tensor:
+        measured = bool((kspace == scan.kspace).all())
+        return RECON.bind(scan)(kspace) * (1 if measured else torch.nan)
+
+    with pytest.raises(ValueError, match="has NaN or infinite voxels"):
+        run(scan, 4, "replicas", recon=recon)

@@ -99,6 +99,13 @@ def test_scans_that_do_not_fit() -> None:
         of(prior, "4").bind(volume)
 
 
+@pytest.mark.parametrize("algorithm", COILS)
+def test_a_score_that_fails_is_seen_in_the_image(algorithm) -> None:
+    _, scan, _ = example(algorithm)
+    image = Score(lambda x, sigma: torch.nan * x, algorithm, steps=2)(scan)
+    assert image.isnan().all()
+
+
 def test_all_zero_data_gives_finite_images() -> None:
     for algorithm in COILS:
         prior, scan, _ = example(algorithm)

@@ -8,6 +8,7 @@ import torch
 
 from snrecon.errors import InputError
 from snrecon.recon import ZeroFilled
+from snrecon.recon.zero_filled import linearize_root_sum_of_squares
 
 
 @pytest.mark.parametrize("grid", [(8, 10), (4, 6, 5)])
@@ -58,6 +59,20 @@ def test_rss_derivative(small_scan, lines, check_linear) -> None:
     assert (tangent - central).abs().max() < 1e-7
     _, at_zero = torch.func.jvp(bound.function, (torch.zeros_like(v),), (v,))
     assert torch.equal(at_zero, torch.zeros_like(at_zero))
+
+
+def test_rss_of_what_is_no_number(small_scan, lines) -> None:
+    """A failed computation before it is not made a black image, nor one without noise."""
+    scan = small_scan(lines((8, 6), [1, 4, 5]), coils=3)
+    failed = torch.full_like(scan.kspace, torch.nan)
+    assert ZeroFilled("rss").bind(scan)(failed).isnan().all()
+    image, product = linearize_root_sum_of_squares(failed, scan.sampled)
+    assert image.isnan().all()
+    assert product(torch.ones_like(failed)[None]).isnan().all()
+    empty = torch.zeros_like(failed)
+    image, product = linearize_root_sum_of_squares(empty, scan.sampled)
+    assert not image.any()
+    assert not product(torch.ones_like(empty)[None]).any()
 
 
 def test_precision_follows_the_data(small_scan, lines) -> None:

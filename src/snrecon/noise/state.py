@@ -99,7 +99,13 @@ def assemble(
     header: dict[str, Any],
     details: dict[str, Any],
 ) -> NoiseMap:
-    """A NoiseMap from the 2x2 covariance ``(3, *image)`` of ``conj(u) dx`` (Var a, Var b, Cov)."""
+    """A NoiseMap from the 2x2 covariance ``(3, *image)`` of ``conj(u) dx`` (Var a, Var b, Cov).
+
+    Raises:
+        ValueError: if it has NaN or infinite voxels: the computation failed.
+    """
+    if not bool(torch.isfinite(covariance).all()):
+        raise ValueError(f"the noise map of {header['method']} has NaN or infinite voxels")
     real = image.real.dtype if image.is_complex() else image.dtype
     variance_a, variance_b, _ = covariance
     sigma = variance_a.sqrt()

@@ -1,4 +1,7 @@
-"""Roots and quotients whose value and derivative at zero are zero instead of NaN."""
+"""Roots and quotients whose value and derivative at zero are zero instead of NaN.
+
+Only zero is replaced: NaN stays NaN, so that a computation which failed is seen to have failed.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,11 @@ from torch import Tensor
 
 def safe_root(x: Tensor) -> Tensor:
     """Square root of ``x >= 0`` whose derivative at 0 is taken as zero."""
-    positive = x > 0
-    return torch.where(positive, torch.where(positive, x, 1).sqrt(), 0)
+    zero = x <= 0  # false for NaN, as x > 0 would be
+    return torch.where(zero, 0, torch.where(zero, 1, x).sqrt())
 
 
 def safe_divide(x: Tensor, size: Tensor) -> Tensor:
     """``x / size``, and 0 where ``size`` is 0."""
-    positive = size > 0
-    return torch.where(positive, x / torch.where(positive, size, 1), 0)
+    zero = size <= 0
+    return torch.where(zero, 0, x / torch.where(zero, 1, size))

@@ -11,6 +11,7 @@ from torch import Tensor
 from snrecon.data import Scan
 from snrecon.errors import InputError
 from snrecon.physics.fourier import grid_axes, ifft
+from snrecon.physics.safe import safe_divide, safe_root
 from snrecon.recon.base import Bound, Reconstructor
 from snrecon.recon.forward_model import KSPACE, ForwardModel, forward_model
 
@@ -93,8 +94,7 @@ def root_sum_of_squares(kspace: Tensor, mask: Tensor) -> Tensor:
     """
     images = ifft(kspace * mask, grid_axes(mask.ndim))
     power = (images.real**2 + images.imag**2).sum(dim=-1 - mask.ndim)
-    positive = power > 0
-    return torch.where(positive, torch.where(positive, power, 1).sqrt(), 0)
+    return safe_root(power)
 
 
 def linearize_root_sum_of_squares(
@@ -108,8 +108,7 @@ def linearize_root_sum_of_squares(
     """
     axes = grid_axes(mask.ndim)
     image = root_sum_of_squares(kspace, mask)
-    positive = image > 0
-    inverse = torch.where(positive, 1 / torch.where(positive, image, 1), 0)
+    inverse = safe_divide(torch.ones_like(image), image)
     weights = (ifft(kspace * mask, axes) * inverse).conj().resolve_conj()
 
     def jvp(tangents: Tensor) -> Tensor:
