@@ -8,10 +8,18 @@ import pytest
 import torch
 
 from score_scans import AXES, COILS, GRID, error, example, mask_2d, of, smooth_prior, toy_scan
+from snrecon.data import NoiseModel, Scan
 from snrecon.errors import InputError, SnreconWarning
+from snrecon.noise import noise_map
+from snrecon.physics.compression import compress
 from snrecon.physics.fourier import fft
 from snrecon.physics.masks import make_mask
+from snrecon.recon.forward_model import ForwardModel, forward_model
 from snrecon.recon.score import Score
+from snrecon.recon.score_bind import compressed
+from snrecon.recon.toy_priors import GaussianPrior
+from snrecon.recon.zero_filled import matched_filter
+from snrecon.uncertainty import sure
 
 
 @pytest.mark.parametrize(("algorithm", "coils"), [("3", 1), ("4", 5), ("5", 5), ("dds", 1)])
@@ -37,6 +45,63 @@ def test_estimated_maps_and_compression_are_frozen() -> None:
         full = of(prior, algorithm)(scan)  # the maps' common phase is another
         assert 0 < error(bound(scan.kspace).abs(), full.abs()) < 0.5
     assert of(prior, "4").bind(scan).frozen == ()
+
+
+def unequal_scan(coils: int = 5) -> tuple[GaussianPrior, Scan]:
+    """Noise that is correlated, and much louder in one coil."""
+    prior = smooth_prior(GRID)
+    scan, _ = toy_scan(prior, mask_2d(2), coils, 0.02)
+    generator = torch.Generator().manual_seed(3)
+    mixing = torch.randn(coils, coils, dtype=torch.complex128, generator=generator)
+    mixing = 0.02 * (mixing / coils + torch.eye(coils))
+    mixing[2] *= 50
+    own = NoiseModel(mixing @ mixing.mH)
+    noise = torch.randn(scan.kspace.shape, dtype=torch.complex128, generator=generator)
+    return prior, replace(scan, kspace=scan.kspace + own.unwhiten(noise) * scan.sampled, noise=own)
+
+
+def test_compression_weighs_the_signal_against_the_noise() -> None:
+    """The receivers' gains, and which of them is loud, are no matter of the image."""
+    prior, scan = unequal_scan()
+    gains = torch.tensor([1, 300, 1, 0.1, 1j], dtype=torch.complex128)[:, None, None]
+    turned = replace(
+        scan, kspace=gains * scan.kspace, maps=gains * scan.maps,
+        noise=NoiseModel(gains[:, 0] * scan.noise.covariance * gains[:, 0].mH))
+    recon = of(prior, "dds", coils=3)
+    assert error(recon(turned), recon(scan)) < 1e-8
+    whole = of(prior, "dds")(scan)
+    assert error(recon(scan), whole) < 0.5 * error(of(prior, "dds", coils=2)(scan), whole) < 0.3
+
+
+def test_compression_of_noise_of_one_level_keeps_the_strongest_components() -> None:
+    prior, scan, _ = example("dds", noise=0.05)
+    kspace, matrix = compress(scan.kspace, 2)
+    maps = torch.einsum("vc,cyx->vyx", matrix, scan.maps)
+    virtual = replace(scan, kspace=kspace, maps=maps, noise=NoiseModel(0.05**2 * torch.eye(2)))
+    assert error(of(prior, "dds", coils=2)(scan), of(prior, "dds")(virtual)) < 1e-6
+
+
+def test_maps_of_virtual_coils_are_those_of_all_coils() -> None:
+    """What takes the image back to k-space of the scan needs maps of the scan's coils, and they say
+    of the image what those of the virtual coils say."""
+    prior, scan = unequal_scan()
+    virtual = compressed(scan, 3, white=True)
+    own = forward_model(virtual.scan)
+    bound = of(prior, "dds", coils=3).bind(scan)
+    all_coils = ForwardModel(scan.noise.whitening_matrix, bound.maps, scan.sampled, "given")
+    torch.testing.assert_close(
+        matched_filter(all_coils, scan.kspace), matched_filter(own, virtual.scan.kspace))
+    image = bound(scan.kspace)
+    torch.testing.assert_close(all_coils.encoding.gram(image), own.encoding.gram(image))
+    torch.testing.assert_close(
+        virtual.scan.noise.covariance, torch.eye(3, dtype=torch.complex128))
+    # Virtual noise is what the matrix makes of the scan's.
+    made = virtual.matrix @ scan.noise.covariance @ virtual.matrix.mH
+    torch.testing.assert_close(made, virtual.scan.noise.covariance)
+    risk = sure(of(prior, "dds", coils=3), scan, probes=4)
+    assert 0 < risk.risk < 1
+    assert noise_map(of(prior, "dds", coils=3), scan, max_passes=2, tolerance=0).g_factor.isfinite(
+        ).all()
 
 
 def test_compression_to_all_coils_changes_nothing_in_the_data() -> None:

@@ -79,7 +79,8 @@ class Score(Reconstructor):
         demodulate: dds takes a smooth phase off before real and imaginary part are denoised.
         scale: What 1 in the prior's images is, in the unit of the k-space (2 to 5) or in SNR units
             (dds). None takes the 99th percentile of a first image.
-        coils: Compress to so many virtual coils first. None leaves them.
+        coils: Compress to so many virtual coils first: those of most signal over noise for dds, of
+            most energy as stored for the root sum of squares of 4 and 5. None leaves them.
         at_once: Most real images that go through the score together.
         progress: ``progress(step, steps, image)`` after every level with the denoised image
             ``(ky, kx)``, or ``(seed, ky, kx)`` where several are sampled; not for batches of
@@ -132,18 +133,18 @@ class Score(Reconstructor):
                 "slices, or use tv or wavelet."
             )
         frozen: tuple[str, ...] = ()
-        matrix = None
+        virtual, dds = None, settings.algorithm == "dds"
         if settings.coils is not None and settings.coils != scan.coils:
-            scan, matrix = compressed(scan, settings.coils)
-            frozen = ("coil compression",)
-        bind = bind_image if settings.algorithm == "dds" else bind_coils
-        found = bind(settings, self._score, scan, self._start)
+            virtual = compressed(scan, settings.coils, white=dds)
+            scan, frozen = virtual.scan, ("coil compression",)
+        found = (bind_image if dds else bind_coils)(settings, self._score, scan, self._start)
         chain, begun = found.chain, None if found.start is None else found.start.bound
         seed = seed_of(generator)
 
         def samples(kspace: Tensor, seeds: Sequence[int], progress: Progress | None) -> Tensor:
-            if matrix is not None:
-                kspace = torch.einsum("vc,...cyx->...vyx", matrix.to(kspace), kspace)
+            if virtual is not None:
+                matrix = virtual.matrix.to(kspace)
+                kspace = torch.einsum("vc,...cyx->...vyx", matrix, kspace)
             return chain.run(kspace, seeds, progress)
 
         def silent(kspace: Tensor) -> Tensor:
@@ -161,14 +162,16 @@ class Score(Reconstructor):
                 return torch.cat([samples(kspace, g, self._progress) for g in groups])
 
         with torch.no_grad():
-            virtual = scan.kspace  # as compressed
-            size = float(chain.scale(virtual).squeeze())
+            size = float(chain.scale(scan.kspace).squeeze())  # as compressed
+        maps = found.maps
+        if maps is not None and virtual is not None:
+            maps = torch.einsum("cv,v...->c...", virtual.back.to(maps), maps)
         return Bound(
             function,
             self.name,
             frozen=tuple(dict.fromkeys(
                 (*frozen, *found.frozen, *(begun.frozen if begun is not None else ())))),
-            maps=found.maps,
+            maps=maps,
             linearize=lambda kspace: linearized(silent, kspace),
             batched=begun is None or begun.batched,
             units=found.units,
@@ -186,7 +189,7 @@ class Score(Reconstructor):
                 "scale": size,
                 **found.details,
                 **({} if self._start is None else {"start": self._start.name}),
-                **({} if matrix is None else {"coils": int(matrix.shape[0])}),
+                **({} if virtual is None else {"coils": scan.coils}),
             },
         )
 

@@ -47,20 +47,46 @@ class Sampler:
     details: dict[str, Any]
 
 
-def compressed(scan: Scan, coils: int) -> tuple[Scan, Tensor]:
-    """The scan with fewer, virtual coils, and the matrix ``(virtual, coil)`` that makes them.
+@dataclass(frozen=True, eq=False)
+class VirtualCoils:
+    """A scan with fewer, virtual coils."""
+
+    scan: Scan
+    matrix: Tensor
+    """k-space of the coils as stored to that of the virtual coils, ``(virtual, coil)``."""
+    back: Tensor
+    """Whitened maps of the virtual coils to those of all coils that say the same of an image,
+    ``(coil, virtual)``: columns are orthonormal."""
+
+
+def compressed(scan: Scan, coils: int, white: bool) -> VirtualCoils:
+    """Fewer virtual coils that keep most of the signal.
+
+    Args:
+        scan: One slice.
+        coils: How many to keep.
+        white: Of whitened data, so that what counts is signal over noise; needs the noise. Else of
+            the data as stored, whose sum of squares is kept best.
 
     Raises:
         InputError: for more coils than the scan has.
     """
-    kspace, matrix = compress(scan.kspace, coils)
     noise, maps = scan.noise, scan.maps
-    if noise is not None:
-        virtual = matrix.to(noise.covariance)
-        noise = replace(noise, covariance=virtual @ noise.covariance @ virtual.mH)
+    if white:
+        noise = scan.require_noise()
+        kspace, vectors = compress(noise.whiten(scan.kspace), coils)
+        matrix = vectors @ noise.whitening_matrix.to(vectors)
+        noise = replace(noise, covariance=torch.eye(coils).to(noise.covariance))
+    else:
+        kspace, matrix = compress(scan.kspace, coils)
+        vectors = matrix
+        if noise is not None:
+            virtual = matrix.to(noise.covariance)
+            noise = replace(noise, covariance=virtual @ noise.covariance @ virtual.mH)
     if maps is not None:
-        maps = torch.einsum("vc,c...->v...", matrix, maps)
-    return replace(scan, kspace=kspace, maps=maps, noise=noise, repetitions=None), matrix
+        maps = torch.einsum("vc,c...->v...", matrix.to(maps), maps)
+    found = replace(scan, kspace=kspace, maps=maps, noise=noise, repetitions=None)
+    return VirtualCoils(found, matrix, vectors.mH)
 
 
 def bind_image(
