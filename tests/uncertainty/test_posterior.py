@@ -11,12 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from score_scans import example
 from snrecon.data import Geometry, Scan
 from snrecon.errors import InputError
 from snrecon.noise import merge
 from snrecon.noise.state import load_states
+from snrecon.recon.base import Reconstructor
+from snrecon.recon.langevin import Langevin
+from snrecon.recon.score import Score
 from snrecon.recon.sense import Sense
 from snrecon.uncertainty import SpreadMap, posterior
+from snrecon.uncertainty.draws import _stable
 from uncertainty.samplers import Gaussian, flat_scan, without_noise
 
 NAMES = ("mean", "magnitude", "spread", "spread_error", "spread_complex", "lower", "upper")
@@ -125,6 +130,38 @@ def test_states_are_not_mixed_up(scan: Scan, tmp_path: Path) -> None:
         posterior(Gaussian(), scan, 60, state=state, level=0.5)
     with pytest.raises(InputError, match="no noise"):
         merge([state])
+
+
+def test_states_are_of_one_set_of_options(tmp_path: Path) -> None:
+    """Also where the image hardly shows them."""
+    prior, scan, _ = example("dds", noise=0.05)
+    known = {"score": prior, "levels": 3, "steps": 1, "settle": 2}
+
+    def posterior_of(recon: Reconstructor, known: Scan = scan) -> SpreadMap:
+        return posterior(recon, known, 3, state=tmp_path / f"{recon.name}.state")
+
+    for first, again, others in (
+        (Score(prior, steps=4, cg_steps=30), Score(prior, steps=4, cg_steps=30, at_once=3),
+         [{"weights": prior, "steps": 4, "cg_steps": n} for n in (29, 31)] +
+         [{"weights": prior, "steps": 4, "cg_steps": 30, "eta": 1 - 1e-9}]),
+        (Langevin(**known), Langevin(**known, at_once=3),
+         [{**known, "settle": 4}, {**known, "sigma_max": 2 + 1e-9}]),
+    ):
+        posterior_of(first)
+        posterior_of(again)  # how much is computed together is no matter
+        for options in others:
+            with pytest.raises(InputError, match="another scan or method"):
+                posterior_of(type(first)(**options))
+        with pytest.raises(InputError, match="another scan or method"):
+            posterior_of(first, replace(scan, maps=scan.maps * (1 + 1e-9)))
+
+
+def test_numbers_that_a_machine_computed_do_not_tell_states_apart() -> None:
+    facts = {"scale": 0.1, "n": 3, "parts": [0.1, "a"], "options": {"eta": 0.1}}
+    again = {"scale": 0.1 + 1e-16, "n": 3, "parts": [0.2, "a"], "options": {"eta": 0.1}}
+    assert _stable(facts) == _stable(again)
+    assert _stable(facts) != _stable({**facts, "options": {"eta": 0.2}})
+    assert _stable(facts) != _stable({**facts, "n": 4})
 
 
 def test_the_noise_need_not_be_known(scan: Scan) -> None:

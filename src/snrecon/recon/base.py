@@ -54,7 +54,8 @@ class Bound:
     ``(seed, *grid)``, several at once; each is what f gives when bound with
     ``torch.Generator().manual_seed(seed)``."""
     details: dict[str, Any] = field(default_factory=dict)
-    """Facts for the metadata: lambda, iterations, source of the maps, weights."""
+    """Facts for the metadata: lambda, iterations, source of the maps, weights. Under ``options``, a
+    mapping, stands what the user set: those that draw need it to know their own state files."""
 
     def __call__(self, kspace: Tensor) -> Tensor:
         """Reconstruct ``kspace`` ``(..., coil, *grid)``."""

@@ -163,6 +163,7 @@ class ConvDecoder(Reconstructor):
             "consistency": self.consistency,
             "restarts": self.restarts,
             "seed": seed,
+            "options": {k: value for k, value in vars(self).items() if not k.startswith("_")},
         }
         used = matched or self.decode == "image"
         if used:

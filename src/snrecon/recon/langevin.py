@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,7 @@ class Langevin(Reconstructor):
                 "weights": self.weights, "seed": seed, "scale": scale,
                 "evaluations": self.schedule.total + self.denoise,
                 "maps": units.model.maps_source, "steps_limited": limited,
+                "options": {**asdict(self.schedule), "denoise": self.denoise, "scale": self.scale},
             },
         )
 

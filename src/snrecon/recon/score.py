@@ -187,6 +187,7 @@ class Score(Reconstructor):
                 "evaluations": chain.evaluations,
                 "levels": (chain.levels[0], chain.levels[-1]),
                 "scale": size,
+                "options": settings.stated,
                 **found.details,
                 **({} if self._start is None else {"start": self._start.name}),
                 **({} if virtual is None else {"coils": scan.coils}),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from snrecon.errors import InputError
 from snrecon.recon.coil_diffusion import ALGORITHMS
@@ -82,6 +83,11 @@ class Settings:
                 f"start_sigma of score must lie between {low:g} and {high:g}, the noise levels "
                 f"that the score knows, not {self.start_sigma:g}."
             )
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """What decides the sample, by name: all but how many images are computed together."""
+        return {name: value for name, value in asdict(self).items() if name != "at_once"}
 
     @property
     def levels(self) -> list[float]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -107,7 +108,7 @@ class Draws(Problem):
         digest = hashlib.sha256()
         noise = self.scan.noise
         known = () if noise is None else (noise.covariance, noise.spectrum)
-        for tensor in (self.scan.kspace, self.scan.sampled, *known):
+        for tensor in (self.scan.kspace, self.scan.sampled, self.scan.maps, *known):
             if tensor is not None:
                 digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         digest.update(repr((self.bound.method, self.bound.frozen, self.settings)).encode())
@@ -166,7 +167,19 @@ def draws(
                 "its bind returned."
             )
         bound = _alone(recon, first)
-    return Draws(bound, scan, recon, first, settings)
+    # Now: a method may add to its details what it finds when it is called.
+    return Draws(bound, scan, recon, first, f"{settings}; {_stable(bound.details)}")
+
+
+def _stable(facts: Any) -> Any:
+    """What a method says of itself without floating-point numbers, whose last digits depend on the
+    machine where they were computed, except for the user's ``options``."""
+    if isinstance(facts, Mapping):
+        return {str(key): facts[key] if key == "options" else _stable(facts[key])
+                for key in sorted(facts, key=str)}
+    if isinstance(facts, list | tuple):
+        return [_stable(value) for value in facts]
+    return facts if isinstance(facts, bool | int | str | None) else type(facts).__name__
 
 
 def _alone(bound: Bound, seed: int) -> Bound:
