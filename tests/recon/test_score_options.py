@@ -15,6 +15,7 @@ from snrecon.physics.compression import compress
 from snrecon.physics.fourier import fft
 from snrecon.physics.masks import make_mask
 from snrecon.recon.forward_model import ForwardModel, forward_model
+from snrecon.recon.langevin import Langevin
 from snrecon.recon.score import Score
 from snrecon.recon.score_bind import compressed
 from snrecon.recon.toy_priors import GaussianPrior
@@ -162,6 +163,61 @@ def test_scans_that_do_not_fit() -> None:
         scan, kspace=scan.kspace[:, None].expand(-1, 2, -1, -1).clone(), maps=None, mask=None)
     with pytest.raises(InputError, match="2D"):
         of(prior, "4").bind(volume)
+
+
+def gaussian_score(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    return -x / (0.1 + sigma**2)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda found: found[:, None],  # a channel axis, which would be taken for another batch
+        lambda found: found.transpose(-1, -2)[:, :-1],
+        lambda found: found + 0j,
+        lambda found: found.numpy(),
+        lambda found: found.round().long(),
+        lambda found: None,
+    ],
+)
+def test_what_a_score_returns_is_looked_at(answer) -> None:
+    _, scan, _ = example("dds", noise=0.05)
+    for recon in (
+        Score(lambda x, sigma: answer(gaussian_score(x, sigma)), steps=2),
+        Langevin(lambda x, sigma: answer(gaussian_score(x, sigma)), levels=1, steps=1, settle=0),
+    ):
+        with pytest.raises(InputError, match=r"real tensor of the shape \(batch, ky, kx\)"):
+            recon(scan)
+
+
+def test_a_score_in_another_precision() -> None:
+    _, scan, _ = example("dds", noise=0.05)
+    for data in (scan, scan.to(torch.complex64)):
+        single = Score(lambda x, sigma: gaussian_score(x.float(), sigma.float()), steps=2)
+        double = Score(lambda x, sigma: gaussian_score(x.double(), sigma.double()), steps=2)
+        assert single(data).dtype == double(data).dtype == data.kspace.dtype
+        assert error(single(data), double(data)) < 1e-4
+
+
+@pytest.mark.parametrize("method", [Score, Langevin])
+def test_callables_that_are_no_scores(method) -> None:
+    for wrong in (lambda x: x, torch.nn.Conv2d(1, 1, 3), lambda x, sigma, more: x):
+        with pytest.raises(InputError, match=r"called with \(x, sigma\)"):
+            method(wrong)
+
+    def stated(levels: object) -> object:
+        def score(x, sigma):
+            return gaussian_score(x, sigma)
+
+        score.sigma_range = levels
+        return score
+
+    for levels in (3, (0.1,), (0.1, 1.0, 2.0), "ab", ("a", 1), None, lambda: (0.1, 1.0)):
+        with pytest.raises(InputError, match="sigma_range of a score must be a pair"):
+            method(stated(levels))
+    for levels in ((1.0, 0.1), (0.0, 1.0), (0.1, float("nan")), (0.1, float("inf"))):
+        with pytest.raises(InputError, match="0 < low < high"):
+            method(stated(levels))
 
 
 @pytest.mark.parametrize("algorithm", COILS)

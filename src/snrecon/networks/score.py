@@ -6,6 +6,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from snrecon.errors import InputError
+
 PUBLISHED_RANGE = (0.01, 378.0)
 """Noise levels of score-MRI (Chung and Ye, Med Image Anal 80:102479, 2022), taken for scores that
 do not state theirs."""
@@ -33,6 +35,19 @@ class Score(Protocol):
 
 
 def sigma_range(score: Score) -> tuple[float, float]:
-    """The smallest and the largest noise level that a score knows."""
-    low, high = getattr(score, "sigma_range", PUBLISHED_RANGE)
-    return float(low), float(high)
+    """The smallest and the largest noise level that a score knows.
+
+    Raises:
+        InputError: if its attribute ``sigma_range`` is not such a pair.
+    """
+    stated = getattr(score, "sigma_range", PUBLISHED_RANGE)
+    try:
+        low, high = (float(level) for level in stated)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            "the sigma_range of a score must be a pair of numbers, its smallest and its largest "
+            f"noise level, not {stated!r}."
+        ) from error
+    if not 0 < low < high < float("inf"):
+        raise InputError(f"the noise levels of a score must be 0 < low < high, not {low}, {high}.")
+    return low, high

@@ -4,6 +4,7 @@ time."""
 from __future__ import annotations
 
 import copy
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +21,37 @@ def named_score(weights: str | Path | Score) -> tuple[str, Score]:
     or of a file.
 
     Raises:
-        InputError: for unknown or damaged weights, something that is no callable, or noise levels
-            that are not positive and ascending.
+        InputError: for unknown or damaged weights, something that is not called as a score is, or
+            noise levels that are not positive and ascending.
     """
     if isinstance(weights, str | Path):
         name, network = named_network("ncsnpp", weights)
         score: Any = network
     elif callable(weights):
         name, score = getattr(weights, "__name__", type(weights).__name__), weights
+        _require_call(name, score)
     else:
         raise InputError(
             "the prior of a score method is the name of weights, a file, or a callable "
             f"score(x, sigma), not {weights!r}."
         )
-    low, high = sigma_range(score)
-    if not 0 < low < high < float("inf"):
-        raise InputError(f"the noise levels of a score must be 0 < low < high, not {low}, {high}.")
+    sigma_range(score)  # raises if it is none
     return name, score
+
+
+def _require_call(name: str, score: Any) -> None:
+    """InputError for a callable that does not take ``(x, sigma)``."""
+    try:
+        signature = inspect.signature(score.forward if isinstance(score, nn.Module) else score)
+    except (TypeError, ValueError):
+        return  # no signature to be read: the call itself will tell
+    try:
+        signature.bind("x", "sigma")
+    except TypeError as error:
+        raise InputError(
+            f"a score is called with (x, sigma), images and their noise level, which {name} does "
+            "not take."
+        ) from error
 
 
 class Prior:
@@ -60,15 +75,33 @@ class Prior:
         self.score, self.at_once = score, at_once
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
-        """The score of every image of ``x`` ``(..., ky, kx)``, real."""
+        """The score of every image of ``x`` ``(..., ky, kx)``, real.
+
+        Raises:
+            InputError: if what the score returns is not real images like those it was given.
+        """
         level = torch.tensor(sigma, dtype=x.dtype, device=x.device)
         images = x.reshape(-1, *x.shape[-2:])
-        parts = [self.score(some, level) for some in images.split(self.at_once)]
+        parts = [_checked(self.score(some, level), some) for some in images.split(self.at_once)]
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(x.shape)
 
     def denoised(self, x: Tensor, sigma: float) -> Tensor:
         """``x + sigma^2 score``: the mean of the images that ``x`` may have come from."""
         return x + sigma**2 * self(x, sigma)
+
+
+def _checked(found: Any, images: Tensor) -> Tensor:
+    """What a score returned, in the precision of the images."""
+    wanted = tuple(images.shape)
+    if isinstance(found, Tensor) and found.is_floating_point() and tuple(found.shape) == wanted:
+        return found.to(images.dtype)
+    told = type(found).__name__
+    if isinstance(found, Tensor):
+        told = f"{str(found.dtype).removeprefix('torch.')} of shape {tuple(found.shape)}"
+    raise InputError(
+        f"a score must return a real tensor of the shape (batch, ky, kx) of its images, {wanted}, "
+        f"not {told}."
+    )
 
 
 def split(image: Tensor) -> Tensor:
