@@ -40,6 +40,7 @@ max_steps = 3
 interval = 2
 batch = 1
 workers = 0
+seed = 1
 precision = "float32"
 [output]
 folder = "{folder}/run"
@@ -132,7 +133,7 @@ def test_an_error_keeps_the_files_of_the_run_before(snrecon: Run, config: Path) 
     folder = config.parent / "run"
     before = {path: path.read_bytes() for path in folder.iterdir()}
     change(config, *STRIP)
-    assert snrecon("train", config).code == 2
+    assert snrecon("train", config, "--replace").code == 2
     assert before == {path: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -143,6 +144,29 @@ def test_a_training_that_diverges_is_a_failure_in_one_sentence(snrecon: Run, con
     assert done.err.startswith("error: the computation failed: the training diverged: after step ")
     assert len(done.err.splitlines()) == 1
     assert not (config.parent / "run" / "net.safetensors").exists()
+
+
+def test_a_folder_that_holds_a_training_is_refused(snrecon: Run, config: Path) -> None:
+    folder = config.parent / "run"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("of the user's own")
+    assert snrecon("train", config).code == 0
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    for gone in (None, "last.ckpt", "log.csv"):  # what is left of one is enough
+        if gone is not None:
+            (folder / gone).unlink()
+            del before[folder / gone]
+        done = snrecon("train", config)
+        assert done.code == 2
+        assert done.err.startswith(f"error: {folder}: this folder holds a training already (net.")
+        assert len(done.err.splitlines()) == 1
+        assert before == {path: path.read_bytes() for path in folder.iterdir()}
+    both = snrecon("train", config, "--resume", "--replace")
+    assert both.code == 2
+    change(config, "seed = 1\n", "seed = 2\n")
+    assert snrecon("train", config, "--replace").code == 0
+    assert before[folder / "net.safetensors"] != (folder / "net.safetensors").read_bytes()
+    assert (folder / "last.ckpt").exists()
 
 
 def test_ctrl_c_ends_with_130_and_says_how_to_go_on(config: Path) -> None:

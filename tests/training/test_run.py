@@ -95,7 +95,7 @@ def test_an_interrupted_run_continues_bit_for_bit(images, tmp_path, curvature, m
     assert set(a) == set(b)
     for key in a:
         assert torch.equal(a[key], b[key]), key
-    other = train(replace(parts, trainer=replace(parts.trainer, seed=6)))
+    other = train(replace(parts, trainer=replace(parts.trainer, seed=6)), replace=True)
     assert not torch.equal(load_file(other)["steps"], a["steps"])
 
 
@@ -148,10 +148,10 @@ def test_ctrl_c_reaches_the_caller_and_the_log_goes_back_to_the_checkpoint(image
     assert signal.getsignal(signal.SIGINT) is handler
     again = replace(config, trainer=replace(config.trainer, interval=9))
     with pytest.raises(KeyboardInterrupt):
-        train(again, progress=stop)
+        train(again, replace=True, progress=stop)
     assert not (tmp_path / "run" / "last.ckpt").exists()  # that of the other run is not of this
     with pytest.raises(KeyboardInterrupt):
-        train(config, progress=stop)
+        train(config, replace=True, progress=stop)
     log = tmp_path / "run" / "log.csv"
     assert [row["step"] for row in rows(log.parent)] == ["3"]
     with log.open("a") as stream:  # what a run writes that ends before its next checkpoint
@@ -376,7 +376,7 @@ def test_training_starts_from_given_weights(images, tmp_path):
         torch.testing.assert_close(trained[key], value, rtol=1e-5, atol=1e-6)
     other = replace(config, network=NetworkConfig("varnet", {"unrolls": 2, "features": 4}))
     with pytest.raises(InputError, match="do not fit"):
-        train(other)
+        train(other, replace=True)
     missing = replace(config, trainer=replace(config.trainer, initial="absent.safetensors"))
     with pytest.raises(InputError, match="no such weights file"):
-        train(missing)
+        train(missing, replace=True)

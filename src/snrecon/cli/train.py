@@ -15,8 +15,12 @@ def add(commands: Any) -> None:
     """Register the command."""
     parser = add_command(commands, "train", "Train a network from a TOML configuration.", run)
     parser.add_argument("config", metavar="CONFIG.toml", type=Path)
-    parser.add_argument(
+    folder = parser.add_mutually_exclusive_group()
+    folder.add_argument(
         "--resume", action="store_true", help="continue from the last checkpoint, if there is one"
+    )
+    folder.add_argument(
+        "--replace", action="store_true", help="give up the training that is in the output folder"
     )
 
 
@@ -25,6 +29,8 @@ def run(args: argparse.Namespace) -> None:
     from snrecon.training import train
 
     with Progress("training", percent=True) as progress:
-        weights = train(args.config, resume=args.resume, progress=progress)
+        weights = train(
+            args.config, resume=args.resume, replace=args.replace, progress=progress
+        )
     if os.environ.get("LOCAL_RANK", "0") == "0":  # the other trainer.devices run this, too
         print(f"wrote {weights}")

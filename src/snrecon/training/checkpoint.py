@@ -67,7 +67,7 @@ class Earlier:
         if shapes_of(network.state_dict()) != self.shapes:
             raise InputError(
                 f"{self.path}: this run trained another network than [network] describes; undo "
-                "that change, choose another folder, or train without --resume."
+                "that change, choose another folder, or train with --replace."
             )
         check_same(self.path, self.settings, settings_of(config, network))
 
@@ -87,7 +87,7 @@ def earlier_run(path: Path) -> Earlier:
                        shapes_of(own), dict(found.get("settings", {})))
     except Exception as error:  # a damaged pickle can fail in any way
         raise InputError(
-            f"{path}: this checkpoint cannot be read; train again without --resume."
+            f"{path}: this checkpoint cannot be read; train again with --replace."
         ) from error
 
 

@@ -195,9 +195,10 @@ class PriorConfig:
 class OutputConfig:
     """Where results go."""
 
-    folder: str = "runs/varnet"
-    name: str = "varnet"
-    """File name of the weights, without ending."""
+    folder: str = ""
+    """Empty: ``runs/`` and the name."""
+    name: str = ""
+    """File name of the weights, without ending. Empty: that of the network."""
 
 
 @dataclass(frozen=True)

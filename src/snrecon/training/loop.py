@@ -191,10 +191,10 @@ class Loop(ABC):
             raise
         except Exception as error:  # a damaged pickle can fail in any way
             raise InputError(f"{path}: this checkpoint cannot be read, or is of another network; "
-                             "train again without --resume.") from error
+                             "train again with --replace.") from error
         if not same:
             raise InputError(f"{path}: this run learned from other labels than the configuration "
-                             "describes; choose another folder, or train without --resume.")
+                             "describes; choose another folder, or train with --replace.")
         self.began = time.monotonic()
 
     def run(self, resume: bool, tell: Callable[[float, str], None]) -> Path:

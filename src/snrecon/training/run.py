@@ -25,6 +25,7 @@ from snrecon.training.config_check import check
 from snrecon.training.config_file import load_config
 from snrecon.training.gram import batch_gram
 from snrecon.training.grid_check import check_grids
+from snrecon.training.run_folder import require_unused, with_output
 from snrecon.training.scores import nmse, sense_nmse
 from snrecon.training.stream import (
     find_data,
@@ -40,20 +41,22 @@ Progress = Callable[[int, int | None, str], None]
 
 
 def train(
-    config: str | Path | Config, *, resume: bool = False, progress: Progress | None = None
+    config: str | Path | Config, *, resume: bool = False, replace: bool = False,
+    progress: Progress | None = None
 ) -> Path:
     """Train as a configuration says and export the averaged weights.
 
     The output folder gets the weights (renewed at every interval), ``log.csv`` with the errors on
     training and validation measurements, ``baselines.csv`` with those of zero-filled and CG-SENSE,
-    and ``last.ckpt``, from which a run is resumed. A folder that was trained into before loses
-    these files to the new run once its first step has worked; on an error before that, nothing
-    is left behind.
+    and ``last.ckpt``, from which a run is resumed. A folder that was trained into before is refused
+    without ``resume`` or ``replace``; with ``replace`` it loses these files to the new run once its
+    first step has worked. On an error before that, nothing is left behind.
 
     Args:
         config: The configuration, or the TOML file that holds it.
         resume: Continue from the last checkpoint in the output folder, if there is one. A run that
             has reached its limits stays as it is; larger limits continue it.
+        replace: Give up the training that the output folder holds.
         progress: Called as ``progress(done, total, message)``, in thousandths of the run.
 
     Returns:
@@ -61,7 +64,7 @@ def train(
 
     Raises:
         InputError: if the configuration, the images, or the checkpoint to continue from are at
-            fault.
+            fault, or the output folder holds a training that is neither resumed nor replaced.
         Diverged: if a loss or the weights are no longer finite; the weights and the checkpoint of
             the last interval stay.
         MissingExtraError: if Lightning is not installed.
@@ -71,6 +74,9 @@ def train(
         check(config)
     else:
         config = load_config(config)
+    config = with_output(config)
+    if not (resume or replace):
+        require_unused(config.output)
     if config.trainer.threads > 0:
         torch.set_num_threads(config.trainer.threads)
     if config.scheme == "noise_predictor":
