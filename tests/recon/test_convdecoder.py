@@ -276,7 +276,7 @@ def test_by_name_with_the_published_settings() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"iterations": 0}, "iterations of convdecoder is a whole number of at least 1, not 0"),
+        ({"iterations": 0}, "iterations of convdecoder must be a whole .* at least 1, not 0"),
         ({"layers": 1}, "layers .* at least 2"),
         ({"channels": 2.5}, r"channels .* whole number .* 2\.5"),
         ({"restarts": True}, "restarts .* whole number"),

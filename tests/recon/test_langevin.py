@@ -359,11 +359,14 @@ def test_steps_that_overshoot_are_held() -> None:
 def test_bad_input() -> None:
     prior = gaussian_prior()
     for options, words in (
-        ({"levels": 0}, "at least one level"), ({"settle": -1}, "negative"),
-        ({"step": 0.0}, "step must be positive"), ({"sigma_min": 1e-3}, "0.01 and 378"),
-        ({"sigma_max": -1.0, "sigma_min": 400.0}, "levels"), ({"levels": 2.5}, "whole"),
-        ({"at_once": 0}, "at once"),
-        ({"scale": 0.0}, "scale must be positive"), ({"score": 3}, "callable"),
+        ({"levels": 0}, "levels .* at least 1"), ({"settle": -1}, "settle .* at least 0"),
+        ({"steps": 1.0}, "steps .* whole"), ({"levels": "a"}, "levels .* whole .* 'a'"),
+        ({"levels": 2.5}, "whole"), ({"at_once": 0}, "at_once .* at least 1"),
+        ({"step": 0.0}, "step of langevin must be positive"), ({"step": "a"}, "step .* finite"),
+        ({"sigma_min": 1e-3}, "0.01 and 378"), ({"sigma_min": 400.0}, "levels that the score"),
+        ({"sigma_max": -1.0}, "sigma_max of langevin must be positive"),
+        ({"sigma_max": float("nan")}, "sigma_max of langevin must be a finite"),
+        ({"scale": 0.0}, "scale of langevin must be positive"), ({"score": 3}, "callable"),
     ):
         with pytest.raises(InputError, match=words):
             Langevin(**{"score": prior, **options})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -142,11 +143,25 @@ def test_an_image_that_is_not_real_is_noticed() -> None:
         ({"start": 3}, "start"),
         ({"start": "sens"}, "sense"),
         ({"weights": 5}, "callable"),
+        *(({name: value}, f"{name} of score must be a whole number of at least")
+          for name in ("steps", "m", "corrector_steps", "cg_steps", "coils", "at_once")
+          for value in (2.0, "8", "abc", float("nan"), float("inf"), True)),
+        *(({name: value}, f"{name} of score must be a finite number")
+          for name in ("snr", "scale", "start_sigma", "lambda_start", "lambda_end", "eta")
+          for value in ("a", float("nan"), float("inf"), True)),
     ],
 )
 def test_settings(options, words) -> None:
     with pytest.raises(InputError, match=words):
         Score(**{"weights": smooth_prior(GRID), **options})
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    _, scan, _ = example("dds", noise=0.05)
+    prior = smooth_prior(GRID)
+    plain = Score(prior, steps=3, cg_steps=2, eta=0.5)
+    numpy = Score(prior, steps=np.int32(3), cg_steps=np.int64(2), eta=np.float32(0.5))
+    assert torch.equal(numpy(scan), plain(scan))
 
 
 def test_scans_that_do_not_fit() -> None:

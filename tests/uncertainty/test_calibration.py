@@ -145,6 +145,13 @@ def test_results_as_estimates() -> None:
     assert found.z_mean == pytest.approx(1 / 3, rel=1e-4)
 
 
+def test_arrays_of_numpy() -> None:
+    one = made(0)
+    plain = Estimate(one.reference.numpy(), one.image.numpy(), one.sd.numpy(),
+                     region=np.ones((64, 64), bool))
+    assert repr(calibration(plain)) == repr(calibration(one))
+
+
 def test_bad_input() -> None:
     good = made(0, size=16)
     shape = torch.ones(16, 16)
@@ -155,6 +162,10 @@ def test_bad_input() -> None:
         ({"lower": shape}, "both limits"),
         ({"region": shape.bool() & False}, "no voxel"),
         ({"level": 1.0}, "between 0 and 1"),
+        ({"lower": 2 * shape, "upper": shape}, "lower limit lies above"),
+        ({"sd": 1j * shape}, "sd must be real"),
+        ({"reference": [1.0]}, "reference must be an array, not list"),
+        ({"image": None}, "image must be an array, not NoneType"),
     ):
         fields = {"reference": shape, "image": shape, "sd": shape, **kwargs}
         with pytest.raises(InputError, match=words):
@@ -166,6 +177,9 @@ def test_bad_input() -> None:
         (lambda: calibration(good, by="scans"), "bootstrap over blocks"),
         (lambda: calibration(good, by="slices"), "by must be"),
         (lambda: calibration(good, bins=0), "at least 1"),
+        (lambda: calibration(good, bins=2.5), "bins must be a whole number"),
+        (lambda: calibration(good, block=8.0), "block must be a whole number"),
+        (lambda: calibration([good, 3]), "takes Estimates, not int"),
     ):
         with pytest.raises(InputError, match=words):
             call()

@@ -266,6 +266,13 @@ def test_bad_input() -> None:
         decompose(Sense(), scan)
     with pytest.raises(InputError, match="at least 2 rounds of at least 2 seeds"):
         decompose(Gaussian(), scan, seeds=1)
+    for options in ({"rounds": 2.5}, {"seeds": "a"}, {"seed": 0.5}):
+        with pytest.raises(InputError, match="must be a whole number"):
+            decompose(Gaussian(), scan, **options)
+    with pytest.raises(InputError, match="regions are boolean arrays by name, not list"):
+        decompose(Gaussian(), scan, regions=[1])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"'a' must be a boolean array, not list"):
+        decompose(Gaussian(), scan, regions={"a": [True]})
     with pytest.raises(InputError, match="auto, jacobian or replicas"):
         decompose(Gaussian(), scan, estimator="sketch")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="noise of this scan is not known"):

@@ -164,6 +164,8 @@ def test_an_ensemble(scan: Scan, tmp_path: Path) -> None:
 def test_members_that_do_not_fit(scan: Scan) -> None:
     with pytest.raises(InputError, match="at least 2 members"):
         ensemble([Sense()], scan)
+    with pytest.raises(InputError, match="an ensemble is a list of reconstructions, not Sense"):
+        ensemble(Sense(), scan)
     with pytest.raises(InputError, match="differ in units"):
         ensemble([Sense(lamda=0.1), ZeroFilled()], scan)
     with pytest.raises(InputError, match="the members' images differ"):

@@ -222,6 +222,16 @@ def test_bad_input(scan: Scan) -> None:
         posterior(Gaussian(), scan, 1)
     with pytest.raises(InputError, match="between 0 and 1"):
         posterior(Gaussian(), scan, 3, level=95)
+    for options, words in (
+        ({"samples": 2.5}, "samples must be a whole number"),
+        ({"samples": True}, "samples must be a whole number"),
+        ({"seed": 2**70}, "seed must be below"),  # not cut down to another
+        ({"seed": -1}, "seed must be a whole number of at least 0"),
+        ({"level": "a"}, "between 0 and 1, not 'a'"),
+        ({"chunk": 0}, "chunk must be a whole number of at least 1"),
+    ):
+        with pytest.raises(InputError, match=words):
+            posterior(Gaussian(), scan, **{"samples": 3, **options})
     stack = Scan(scan.kspace[None], layout="stack")
     with pytest.raises(InputError, match="choose one slice"):
         posterior(Gaussian(), stack)

@@ -259,6 +259,9 @@ def test_callables_need_maps() -> None:
         sure(mine, scan)
     found = sure(mine, scan, maps=scan.maps)
     assert found.risk == pytest.approx(sure(method, scan).risk, rel=1e-9)
+    assert sure(mine, scan, maps=scan.maps.numpy()).risk == found.risk
+    with pytest.raises(InputError, match="maps must be a tensor or an array, not list"):
+        sure(mine, scan, maps=[1.0])
     with pytest.raises(InputError, match="fit"):
         sure(mine, scan, maps=scan.maps[:2])
     with pytest.raises(InputError, match="real"):
@@ -282,6 +285,11 @@ def test_bad_input() -> None:
         sure(Sense(0.1), scan, risk="true")
     with pytest.raises(InputError, match="2 probes"):
         sure(Sense(0.1), scan, probes=1)
+    for options in ({"probes": 3.5}, {"max_probes": 64.0}, {"seed": "a"}):
+        with pytest.raises(InputError, match="must be a whole number"):
+            sure(Sense(0.1), scan, **options)
+    with pytest.raises(InputError, match="tolerance must be a finite number"):
+        sure(Sense(0.1), scan, tolerance="a")
     with pytest.raises(InputError, match="cutoff"):
         sure(Sense(0.1), scan, cutoff=0)
     with pytest.raises(InputError, match="tolerance"):

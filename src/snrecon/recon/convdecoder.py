@@ -15,6 +15,7 @@ from snrecon.recon.base import Bound, Reconstructor, seed_of
 from snrecon.recon.decoder_data import Combine, Decode, DecoderData
 from snrecon.recon.decoder_fits import Fits, Progress, restart_seeds
 from snrecon.recon.forward_model import KSPACE
+from snrecon.recon.option_types import whole_number
 
 
 class ConvDecoder(Reconstructor):
@@ -109,10 +110,7 @@ class ConvDecoder(Reconstructor):
             ("restarts", restarts, 1),
             ("warm_iterations", warm_iterations, 0),
         ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(
-                    f"{name} of convdecoder is a whole number of at least {least}, not {value!r}."
-                )
+            whole_number(f"{name} of convdecoder", value, least)
         if activation not in get_args(Activation):
             raise InputError(
                 f"the activation of convdecoder is 'relu' or 'silu', not {activation!r}."

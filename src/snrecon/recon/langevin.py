@@ -20,6 +20,7 @@ from snrecon.recon.base import Bound, Reconstructor, seed_of
 from snrecon.recon.draws import NormalDraws
 from snrecon.recon.image_scale import bright
 from snrecon.recon.langevin_schedule import Schedule
+from snrecon.recon.option_types import number, whole_number
 from snrecon.recon.score import linearized
 from snrecon.recon.score_prior import Prior, join, named_score, split
 from snrecon.recon.snr_units import SnrUnits
@@ -108,12 +109,12 @@ class Langevin(Reconstructor):
         progress: Progress | None = None,
         score: ScoreFunction | None = None,
     ) -> None:
-        if scale is not None and not 0 < scale < float("inf"):
-            raise InputError(f"the scale must be positive and finite, not {scale}.")
-        if at_once < 1:
-            raise InputError(f"at least one image goes through the score at once, not {at_once}.")
+        for what, size in (("scale", scale), ("sigma_max", sigma_max), ("sigma_min", sigma_min)):
+            if size is not None and number(f"{what} of langevin", size) <= 0:
+                raise InputError(f"{what} of langevin must be positive, not {size}.")
         self.weights, self._score = named_score(weights if score is None else score)
-        self._progress, self.at_once = progress, at_once
+        self._progress = progress
+        self.at_once = whole_number("at_once of langevin", at_once, 1)
         self.as_published, self.scale = as_published, scale
         settings: dict[str, Any] = {"levels": levels, "steps": steps, "settle": settle,
                                     "step": step, "denoise": denoise}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from snrecon.errors import InputError
+from snrecon.recon.option_types import number, whole_number
 
 DATA_END = 0.1
 """While settling, the data's extra SD falls to this share of the smallest level, then to zero."""
@@ -48,15 +49,11 @@ class Schedule:
     sigma_min: float
 
     def __post_init__(self) -> None:
-        counts = (self.levels, self.steps, self.settle)
-        if any(n != int(n) for n in counts) or min(counts[:2]) < 1 or self.settle < 0:
-            raise InputError(
-                "langevin needs at least one level of at least one step, and no negative number of "
-                "settling steps, all of them whole numbers, not "
-                f"{self.levels}, {self.steps} and {self.settle}."
-            )
-        if self.step is not None and not 0 < self.step < float("inf"):
-            raise InputError(f"the step must be positive and finite, not {self.step}.")
+        for what, least in (("levels", 1), ("steps", 1), ("settle", 0)):
+            value = whole_number(f"{what} of langevin", getattr(self, what), least)
+            object.__setattr__(self, what, value)
+        if self.step is not None and number("step of langevin", self.step) <= 0:
+            raise InputError(f"step of langevin must be positive, not {self.step}.")
         if not 0 < self.sigma_min <= self.sigma_max < float("inf"):
             raise InputError(
                 "the noise levels must be positive and finite, not "

@@ -1,9 +1,12 @@
-"""Options of a method that came as text: have they the type that its constructor states?"""
+"""Have options the type that is meant? Those that came as text, and numbers given from Python."""
 
 from __future__ import annotations
 
+import math
+import operator
 import types
 from collections.abc import Iterator, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -32,6 +35,57 @@ def check_types(name: str, method: type, options: Mapping[str, Any]) -> None:
             f"{key} of {name} must be {wanted}, not {value!r}." if wanted else
             f"{key} of {name} can only be given from Python, not as {value!r}."
         )
+
+
+def whole_number(what: str, value: Any, least: int | None = None) -> int:
+    """A whole number, numpy's included.
+
+    Args:
+        what: The option's name in errors.
+        value: What was given for it.
+        least: Smallest that makes sense; None: any.
+
+    Raises:
+        InputError: if it is none (2.0 is not either) or too small.
+    """
+    try:
+        found = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        found = None
+    if found is None or (least is not None and found < least):
+        reach = "" if least is None else f" of at least {least}"
+        raise InputError(f"{what} must be a whole number{reach}, not {value!r}.")
+    return found
+
+
+def number(what: str, value: Any) -> float:
+    """A finite number, numpy's included.
+
+    Args:
+        what: The option's name in errors.
+        value: What was given for it.
+
+    Raises:
+        InputError: if it is none.
+    """
+    if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    raise InputError(f"{what} must be a finite number, not {value!r}.")
+
+
+SEEDS = 2**64
+"""Seeds are below this: more bits would be lost."""
+
+
+def seed_number(seed: Any) -> int:
+    """A user's seed.
+
+    Raises:
+        InputError: if it is no whole number from 0 to 2^64 - 1.
+    """
+    if (found := whole_number("the seed", seed, 0)) >= SEEDS:
+        raise InputError(f"the seed must be below 2^64, not {found}.")
+    return found
 
 
 def _scalars(hint: Any) -> Iterator[Any]:

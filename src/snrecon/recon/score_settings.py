@@ -9,6 +9,7 @@ from typing import Any
 from snrecon.errors import InputError
 from snrecon.recon.coil_diffusion import ALGORITHMS
 from snrecon.recon.diffusion import geometric_levels
+from snrecon.recon.option_types import number, whole_number
 
 NAMES = {"real": "2", "complex": "3", "ssos": "4", "hybrid": "5"}
 DDS_STEPS = 50
@@ -60,13 +61,15 @@ class Settings:
             ("m", self.m, 1), ("cg_steps", self.cg_steps, 1), ("coils", self.coils, 1),
             ("at_once", self.at_once, 1),
         ):
-            if value is not None and (value != int(value) or value < least):
-                raise InputError(
-                    f"{what} of score must be a whole number of at least {least}, not {value}.")
+            if value is not None:
+                object.__setattr__(self, what, whole_number(f"{what} of score", value, least))
+        for what in ("snr", "scale", "start_sigma", "lambda_start", "lambda_end", "eta"):
+            if (size := getattr(self, what)) is not None:
+                object.__setattr__(self, what, number(f"{what} of score", size))
         for what, size in (("snr", self.snr), ("scale", self.scale),
                            ("start_sigma", self.start_sigma)):
-            if size is not None and not 0 < size < math.inf:
-                raise InputError(f"{what} of score must be positive and finite, not {size}.")
+            if size is not None and size <= 0:
+                raise InputError(f"{what} of score must be positive, not {size}.")
         for what, weight in (("lambda_start", self.lambda_start), ("lambda_end", self.lambda_end)):
             if not 0 <= weight < 2:
                 raise InputError(

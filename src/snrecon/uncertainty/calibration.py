@@ -24,6 +24,7 @@ from torch import Tensor
 
 from snrecon.data import NoiseMap
 from snrecon.errors import InputError
+from snrecon.recon.option_types import seed_number, whole_number
 from snrecon.uncertainty.intervals import checked_level, student_quantile
 from snrecon.uncertainty.spread_map import SpreadMap
 
@@ -40,8 +41,11 @@ class Estimate:
 
     Magnitudes are compared. Arrays are ``(*grid)``, in the same units.
 
+    numpy arrays will do as well.
+
     Raises:
-        InputError: if shapes differ, values are not finite, an SD is negative, or nothing is left.
+        InputError: if shapes differ, values are not finite, an SD is negative, a lower limit lies
+            above its upper one, or nothing is left.
     """
 
     reference: Tensor
@@ -61,12 +65,19 @@ class Estimate:
     """Which scan it belongs to; estimates of one scan stay together."""
 
     def __post_init__(self) -> None:
-        shape = self.reference.shape
         checked_level(self.level)
+        shape = None
         for name in ("reference", "image", "sd", "lower", "upper", "region"):
             array = getattr(self, name)
-            if array is None:
+            if array is None and name in ("lower", "upper", "region"):
                 continue
+            if not isinstance(array, Tensor | np.ndarray):
+                raise InputError(f"{name} must be an array, not {type(array).__name__}.")
+            array = torch.as_tensor(array)
+            object.__setattr__(self, name, array)
+            shape = array.shape if shape is None else shape
+            if array.is_complex() and name not in ("reference", "image"):
+                raise InputError(f"{name} must be real.")
             if array.shape != shape:
                 raise InputError(
                     f"{name} has shape {tuple(array.shape)}, but the reference {tuple(shape)}."
@@ -78,6 +89,9 @@ class Estimate:
             raise InputError("an SD is negative.")
         if (self.lower is None) != (self.upper is None):
             raise InputError("give both limits of the intervals, or neither.")
+        if self.lower is not None and self.upper is not None and bool(
+                (self.lower > self.upper).any()):
+            raise InputError("a lower limit lies above its upper limit.")
         if not bool(self.where.any()):
             raise InputError("no voxel of the region has a predicted SD above 0.")
 
@@ -200,6 +214,11 @@ def calibration(
         InputError: for no estimates, different levels, or fewer than two blocks (or scans).
     """
     items = [estimates] if isinstance(estimates, Estimate) else list(estimates)
+    for item in items:
+        if not isinstance(item, Estimate):
+            raise InputError(f"calibration takes Estimates, not {type(item).__name__}.")
+    bins, block = whole_number("bins", bins), whole_number("block", block)
+    resamples, seed = whole_number("resamples", resamples), seed_number(seed)
     if not items:
         raise InputError("calibration needs at least one estimate with its reference.")
     if len({item.level for item in items}) > 1:

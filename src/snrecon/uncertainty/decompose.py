@@ -40,8 +40,9 @@ from snrecon.noise.problem import Progress, Reconstruction
 from snrecon.noise.sampling import Rule, run
 from snrecon.noise.state import State
 from snrecon.physics.jacobian import NotDifferentiableError
+from snrecon.recon.option_types import seed_number, whole_number
 from snrecon.uncertainty.draws import Draws, draw_seed, draws, state_of
-from snrecon.uncertainty.regions import digest, region_of
+from snrecon.uncertainty.regions import Mask, digest, region_of, regions_of
 from snrecon.uncertainty.rounds import PARTS, RoundMoments, round_of
 
 Estimator = Literal["auto", "jacobian", "replicas"]
@@ -150,7 +151,7 @@ def decompose(
     seeds: int = 4,
     estimator: Estimator = "auto",
     seed: int = 0,
-    regions: Mapping[str, Tensor] | None = None,
+    regions: Mapping[str, Mask] | None = None,
     progress: Progress | None = None,
     state: str | Path | None = None,
 ) -> Decomposition:
@@ -183,13 +184,15 @@ def decompose(
     """
     if estimator not in ("auto", "jacobian", "replicas"):
         raise InputError(f"estimator must be auto, jacobian or replicas, not {estimator!r}.")
+    rounds, seeds = whole_number("rounds", rounds), whole_number("seeds", seeds)
+    seed = seed_number(seed)
     if rounds < 2 or seeds < 2:
         raise InputError(
             f"a decomposition takes at least 2 rounds of at least 2 seeds, not {rounds} of {seeds}."
         )
     scan.require_noise()
     state_file = state_of(state, seed)
-    given = {name: region_of(name, mask) for name, mask in (regions or {}).items()}
+    given = regions_of(regions)
     settings = f"{seeds} seeds, regions {digest(given)}"
     problem = draws(recon, scan, draw_seed(seed, 0, DRAWS), settings,
                     "its variance over repeated scans is its noise (noise_map)")

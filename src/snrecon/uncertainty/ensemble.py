@@ -44,7 +44,12 @@ def ensemble(
         InputError: for fewer than two members, a stack, or members whose images differ in shape, in
             kind (real or complex) or in units.
     """
-    members = list(recons)
+    try:
+        members = list(recons)
+    except TypeError as error:
+        raise InputError(
+            f"an ensemble is a list of reconstructions, not {type(recons).__name__}."
+        ) from error
     if len(members) < 2:
         raise InputError(f"an ensemble has at least 2 members, not {len(members)}.")
     if scan.layout == "stack":

@@ -15,6 +15,7 @@ however many samples there are.
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -91,8 +92,8 @@ def _central(angle: float, degrees: int) -> float:
 
 def checked_level(level: float) -> float:
     """``level``, if it is a probability inside (0, 1); else InputError."""
-    if not 0 < level < 1:
-        raise InputError(f"the level of the intervals must lie between 0 and 1, not {level}.")
+    if not isinstance(level, Real) or not 0 < level < 1:
+        raise InputError(f"the level of the intervals must lie between 0 and 1, not {level!r}.")
     return float(level)
 
 

@@ -14,6 +14,7 @@ from snrecon.noise.accumulated import Accumulated
 from snrecon.noise.problem import Progress, Reconstruction
 from snrecon.noise.sampling import Rule, run
 from snrecon.noise.state import State
+from snrecon.recon.option_types import seed_number, whole_number
 from snrecon.uncertainty.draws import Draws, draw_seed, draws, state_of
 from snrecon.uncertainty.intervals import checked_level, tail
 from snrecon.uncertainty.sample_moments import SampleMoments
@@ -48,7 +49,7 @@ def posterior(
         samples: How many, at least 2. From ``2/(1 - level) - 1`` on (39 for 95 %) the intervals are
             order statistics; below, a normal approximation with Student's t. Both are meant for one
             more sample (:mod:`snrecon.uncertainty.intervals`).
-        seed: Same seed, same samples; sample k does not depend on how many there are.
+        seed: Same seed, same samples; sample k does not depend on how many there are. Below 2^64.
         level: What the equal-tailed intervals of the magnitude cover.
         progress: ``progress(done, total, message)``.
         state: File to save to and resume from; it holds sums, not the samples (unless ``keep``).
@@ -62,9 +63,11 @@ def posterior(
         InputError: if the method does not draw, an option does not fit, or the state file belongs
             to another scan, method, settings or seed.
     """
+    samples, seed = whole_number("samples", samples), seed_number(seed)
     if samples < 2:
         raise InputError(f"a spread takes at least 2 samples, not {samples}.")
     level = checked_level(level)
+    chunk = None if chunk is None else whole_number("chunk", chunk, 1)
     state_file = state_of(state, seed)
     problem = draws(recon, scan, draw_seed(seed, 0))
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from snrecon.errors import InputError, SnreconWarning
 from snrecon.noise.memory import chunk_size, peak_bytes
 from snrecon.noise.problem import Problem, Progress
+from snrecon.recon.option_types import number, whole_number
 
 Sampler = Callable[[range], Tensor]
 """Numbers of the probes to what each of them found, ``(len, column)`` in double precision."""
@@ -33,11 +34,13 @@ class Plan:
     """Probes at most."""
 
     def __post_init__(self) -> None:
+        for name, value in (("probes", self.probes), ("max_probes", self.most)):
+            whole_number(name, value)
         if self.probes < 2:
             raise InputError(
                 f"at least 2 probes are needed for an error bar, not {self.probes} (--probes N)."
             )
-        if self.tolerance is not None and not self.tolerance > 0:
+        if self.tolerance is not None and not number("the tolerance", self.tolerance) > 0:
             raise InputError(f"the tolerance must lie above 0, not {self.tolerance:g}.")
 
 

@@ -37,6 +37,19 @@ def region_of(name: str, mask: Mask, shape: tuple[int, ...] | None = None) -> Te
     return found
 
 
+def regions_of(
+    regions: Mapping[str, Mask] | None, shape: tuple[int, ...] | None = None
+) -> dict[str, Tensor]:
+    """All regions, each as :func:`region_of` has it.
+
+    Raises:
+        InputError: if they are not arrays by name, or one does not fit.
+    """
+    if regions is not None and not isinstance(regions, Mapping):
+        raise InputError(f"regions are boolean arrays by name, not {type(regions).__name__}.")
+    return {str(name): region_of(name, mask, shape) for name, mask in (regions or {}).items()}
+
+
 def digest(regions: Mapping[str, Tensor]) -> str:
     """Tells regions by their names and voxels, in whichever order they are given."""
     found = hashlib.sha256()

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from snrecon.errors import InputError
 from snrecon.noise.derivative import require_derivative
 from snrecon.noise.problem import Problem, Progress, Reconstruction, probe_generator
 from snrecon.recon.forward_model import ForwardModel
+from snrecon.recon.option_types import number, seed_number
 from snrecon.recon.risk import (
     CUTOFF,
     PredictionRisk,
@@ -24,7 +26,7 @@ from snrecon.recon.risk import (
 )
 from snrecon.uncertainty.probing import Plan, probed
 from snrecon.uncertainty.published_sure import published
-from snrecon.uncertainty.regions import region_of
+from snrecon.uncertainty.regions import Mask, regions_of
 from snrecon.uncertainty.risk_estimate import RiskEstimate, RiskPart
 
 Kind = Literal["projected", "prediction", "published"]
@@ -39,12 +41,12 @@ def sure(
     scan: Scan,
     *,
     risk: Kind = "projected",
-    regions: Mapping[str, Tensor] | None = None,
+    regions: Mapping[str, Mask] | None = None,
     probes: int = 16,
     tolerance: float | None = None,
     max_probes: int = 256,
     cutoff: float = CUTOFF,
-    maps: Tensor | None = None,
+    maps: Tensor | np.ndarray | None = None,
     noise_error: bool = True,
     seed: int = 0,
     progress: Progress | None = None,
@@ -96,9 +98,9 @@ def sure(
     """
     if risk not in KINDS:
         raise InputError(f"the risk is one of {', '.join(KINDS)}, not {risk!r}.")
-    if not 0 < cutoff < 1:
+    if not 0 < number("the cutoff", cutoff) < 1:
         raise InputError(f"the cutoff must lie between 0 and 1, not {cutoff:g}.")
-    plan = Plan(probes, tolerance, max_probes)
+    plan, seed = Plan(probes, tolerance, max_probes), seed_number(seed)
     problem = Problem.of(recon, scan)
     if not problem.bound.differentiable:  # said before anything long is computed
         raise InputError(
@@ -110,10 +112,8 @@ def sure(
         raise InputError(
             "the prediction risk lives in k-space and has no regions; use risk='projected'."
         )
-    where = {
-        name: region_of(name, mask, scan.grid).to(scan.sampled.device)
-        for name, mask in (regions or {}).items()
-    }
+    where = {name: mask.to(scan.sampled.device)
+             for name, mask in regions_of(regions, scan.grid).items()}
     facts = require_derivative(problem, seed)
     if risk == "published":
         return published(problem, model, where, plan, seed, progress, facts)
@@ -247,11 +247,14 @@ def _white(problem: Problem, seed: int, indices: range) -> Tensor:
     )
 
 
-def _model(problem: Problem, maps: Tensor | None) -> ForwardModel:
+def _model(problem: Problem, maps: Tensor | np.ndarray | None) -> ForwardModel:
     """The measurement of which the reconstruction's image is the object."""
     scan, bound = problem.scan, problem.bound
     noise = scan.require_noise()
     if maps is not None:
+        if not isinstance(maps, Tensor | np.ndarray):
+            raise InputError(f"maps must be a tensor or an array, not {type(maps).__name__}.")
+        maps = torch.as_tensor(maps)
         if tuple(maps.shape) != tuple(scan.kspace.shape):
             raise InputError(
                 f"maps of shape {tuple(maps.shape)} do not fit k-space of shape "
