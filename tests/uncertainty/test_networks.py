@@ -20,6 +20,7 @@ from snrecon.recon.sense import Sense
 from snrecon.recon.unet import UNet
 from snrecon.recon.zero_filled import ZeroFilled
 from snrecon.uncertainty import Dropout, SpreadMap, decompose, ensemble, posterior
+from uncertainty.samplers import Gaussian, flat_scan
 
 
 @pytest.fixture(scope="module")
@@ -156,9 +157,26 @@ def test_an_ensemble(scan: Scan, tmp_path: Path) -> None:
     assert float(relative.median()) == pytest.approx((1 / 8) ** 0.5, rel=0.5)
     assert result.interval == "student"
     assert "Spread of several reconstructions" in result.convention
-    assert "ensemble of ensemble of image_module:Shared, 5 samples" in repr(result)
+    assert ", ensemble of image_module:Shared, 5 samples" in repr(result)
+    assert (result.seed, result.seeds) == (None, ())
     result.save(tmp_path / "e.h5")
     assert SpreadMap.load(tmp_path / "e.h5").seed is None
+
+
+def test_members_that_draw_have_a_draw_each() -> None:
+    recon = Gaussian()
+    scan = flat_scan(torch.full((6, 6), 30 - 40j, dtype=torch.complex128), 0.5)
+    found = ensemble([recon, recon, recon], scan, seed=4)
+    assert bool((found.spread > 0).all())
+    assert found.seed == 4
+    assert len(set(found.seeds)) == 3
+    for image, seed in zip(found.samples, found.seeds, strict=True):
+        again = recon.bind(scan, torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(again(scan.kspace), image)
+    # The spread of one sampler's copies is that of its samples.
+    torch.testing.assert_close(found.spread, posterior(recon, scan, 3, seed=4).spread)
+    same = ensemble([recon.bind(scan)] * 2, scan)  # bound to a draw, they stay with it
+    assert not same.spread.any()
 
 
 def test_members_that_do_not_fit(scan: Scan) -> None:

@@ -12,8 +12,11 @@ from collections.abc import Sequence
 import torch
 
 from snrecon.data import Scan
-from snrecon.errors import InputError
+from snrecon.errors import InputError, naming
 from snrecon.noise.problem import Problem, Progress, Reconstruction, bind
+from snrecon.recon.base import Bound, Reconstructor
+from snrecon.recon.option_types import seed_number
+from snrecon.uncertainty.draws import draw_seed
 from snrecon.uncertainty.intervals import checked_level, tail
 from snrecon.uncertainty.sample_moments import SampleMoments
 from snrecon.uncertainty.spread_map import ENSEMBLE, SpreadMap
@@ -25,6 +28,7 @@ def ensemble(
     *,
     level: float = 0.95,
     keep: bool = True,
+    seed: int = 0,
     progress: Progress | None = None,
 ) -> SpreadMap:
     """Reconstruct with every member, and say how they spread.
@@ -35,6 +39,8 @@ def ensemble(
         level: What the intervals of the magnitude cover, of members drawn like these; with the few
             members of an ensemble they are normal approximations with Student's t.
         keep: Hold all images as ``result.samples``, in the order of the members.
+        seed: Of members that draw: each is bound to a seed of its own, ``result.seeds``, so that
+            their own spread counts. Bound ones stay with the draw that they have.
         progress: ``progress(done, total, message)``.
 
     Returns:
@@ -54,13 +60,16 @@ def ensemble(
         raise InputError(f"an ensemble has at least 2 members, not {len(members)}.")
     if scan.layout == "stack":
         raise InputError(f"{scan.source}: choose one slice of the stack (slice=N, --slice N).")
-    level = checked_level(level)
+    level, seed = checked_level(level), seed_number(seed)
+    seeds = tuple(draw_seed(seed, k) for k in range(len(members)))
+    draw = False
     moments: SampleMoments | None = None
     names: list[str] = []
     units = ""
     frozen: dict[str, None] = {}
     for index, member in enumerate(members):
-        bound = bind(member, scan)
+        bound = _bound(member, scan, seeds[index])
+        draw = draw or bound.stochastic
         with torch.no_grad():
             image = Problem(bound, scan).image
         if moments is None:
@@ -86,4 +95,13 @@ def ensemble(
     return SpreadMap.of(
         moments, level, kind=ENSEMBLE, method=f"ensemble of {', '.join(dict.fromkeys(names))}",
         units=units, frozen=tuple(frozen), acceleration=scan.acceleration,
-        geometry=scan.geometry, details={"members": names, "source": scan.source})
+        geometry=scan.geometry, details={"members": names, "source": scan.source},
+        seed=seed if draw else None, seeds=seeds if draw else ())
+
+
+def _bound(member: Reconstruction, scan: Scan, seed: int) -> Bound:
+    """A member at the draw of its seed, if it draws."""
+    if not isinstance(member, Reconstructor):
+        return bind(member, scan)
+    with naming(scan.source):
+        return member.bind(scan, torch.Generator().manual_seed(seed))

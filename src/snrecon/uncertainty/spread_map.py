@@ -64,7 +64,8 @@ class SpreadMap:
     seed: int | None = None
     """The user's seed."""
     seeds: tuple[int, ...] = ()
-    """Of each sample: ``recon.bind(scan, torch.Generator().manual_seed(seeds[k]))`` repeats it."""
+    """Of each sample: ``recon.bind(scan, torch.Generator().manual_seed(seeds[k]))`` repeats it.
+    Of an ensemble, where members draw: of each member."""
     samples: Tensor | None = None
     """``(sample, *grid)``, where they were kept."""
     method: str = ""
@@ -124,7 +125,10 @@ class SpreadMap:
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.mean.shape))
         how = "" if self.interval == ORDER else ", normal approximation"
+        what = self.method or "callable"
+        if not what.startswith(f"{self.kind} of "):
+            what = f"{self.kind} of {what}"
         return (
-            f"SpreadMap({shape}, {self.kind} of {self.method or 'callable'}, {self.count} samples, "
+            f"SpreadMap({shape}, {what}, {self.count} samples, "
             f"median spread={float(self.spread.median()):.4g}, {self.level:.3g} intervals{how})"
         )
