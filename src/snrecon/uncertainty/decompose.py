@@ -160,7 +160,8 @@ def decompose(
     A round draws noise and ``seeds`` new seeds. ``jacobian`` takes for each seed the sample at the
     noisy data and the Jacobian product with the same noise at the measured data; ``replicas`` two
     samples, at data with two draws of the noise, whose difference answers to noise of zero mean.
-    Both describe noise around the measured data, as noise maps do.
+    Both describe noise around the measured data, as noise maps do. A sampler of few levels (``dds``
+    with 5) is not linear over the noise of a scan: there ``jacobian`` may be some 10 % off.
 
     Args:
         recon: A Reconstructor that draws.
