@@ -154,7 +154,6 @@ def test_every_number_must_be_finite(tmp_path, number):
         ("simulation", "calibration = [0.5, 2]", "simulation.calibration must be shares of at m"),
         ("simulation", "grids = [[100000, 16]]", "simulation.grids must be pairs (ky, kx) of 16"),
         ("simulation", "pool = 100000000", "simulation.pool = 100000000 images of the size of"),
-        ("output", 'name = ""', "output.name must be a file name without folder"),
         ("output", 'name = " "', "output.name must be a file name without folder"),
         ("output", 'name = "a/b"', "output.name must be a file name without folder"),
         ("output", f'name = "{201 * "a"}"', "output.name must be a file name without folder"),

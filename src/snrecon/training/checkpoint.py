@@ -99,7 +99,7 @@ def kept_weights(path: Path) -> Path:
     """
     if not path.is_file():
         raise InputError(f"{path}: this training is finished, but its weights are not there; raise "
-                         "its limits, or train without --resume.")
+                         "its limits, or train with --replace.")
     return path
 
 

@@ -187,11 +187,11 @@ def _check_network(network: NetworkConfig, name: str) -> None:
 
 
 def _check_output(file: str, name: str) -> None:
-    bad = not file.strip() or set(file) & set("/\\\0") or len(file.encode()) > LONGEST_NAME
-    if bad:
-        raise InputError(f"{name}: output.name must be a file name without folder and ending, of 1 "
-                         f"to {LONGEST_NAME} bytes, but it is {file[:40]!r}; output.folder says "
-                         "where it goes.")
+    blank = bool(file) and not file.strip()
+    if blank or set(file) & set("/\\\0") or len(file.encode()) > LONGEST_NAME:
+        raise InputError(f"{name}: output.name must be a file name without folder and ending, of "
+                         f"at most {LONGEST_NAME} bytes, but it is {file[:40]!r}; output.folder "
+                         "says where it goes.")
 
 
 def _one_of(name: str, key: str, value: str, known: tuple[str, ...]) -> None:
