@@ -18,6 +18,7 @@ from snrecon.noise.analytic import analytic, unsupported
 from snrecon.noise.certified import certified_map
 from snrecon.noise.corrected import corrected_map
 from snrecon.noise.exact import exact
+from snrecon.noise.own_function import require_repeatable
 from snrecon.noise.problem import Problem, Progress, Reconstruction
 from snrecon.noise.replicas import replicas
 from snrecon.noise.sampling import StateFile
@@ -93,7 +94,8 @@ def noise_map(
 
     Raises:
         InputError: if the noise is unknown, an option does not fit, the callable returns no such
-            image, or the estimator does not apply to the method.
+            image, draws at random or is a network in training mode, or the estimator does not apply
+            to the method.
     """
     if estimator not in ESTIMATORS:
         raise InputError(f"estimator must be one of {', '.join(ESTIMATORS)}, not {estimator!r}.")
@@ -169,6 +171,8 @@ def _slice_map(
     progress, chunk = options["progress"], options["chunk"]
     if chosen == "analytic":
         return replace(analytic(problem, details=facts), seed=options["seed"])
+    if chosen == "replicas":
+        require_repeatable(problem)
     try:
         if chosen == "exact":
             rows = exact(
@@ -187,6 +191,7 @@ def _slice_map(
             return run(
                 problem, **options, state_file=state_file, details=facts, **fitting).result()
     except NotDifferentiableError as error:
+        require_repeatable(problem)  # of what draws at random there are no replicas either
         if estimator != "auto":
             source = problem.scan.source
             raise InputError(f"{source}: {error}; use the estimator 'replicas'.") from error

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from snrecon.data import Scan
 from snrecon.errors import InputError, naming
+from snrecon.noise.own_function import require_evaluation
 from snrecon.physics.jacobian import Linearization
 from snrecon.physics.thermal import NoiseColouring
 from snrecon.recon.base import Bound
@@ -27,17 +28,21 @@ def bind(recon: Reconstruction, scan: Scan) -> Bound:
     """Bind a Reconstructor to the scan, or wrap a user's ``f(kspace)``.
 
     Raises:
-        InputError: if it is neither, or the method does not fit the scan, which is named.
+        InputError: if it is neither, the method does not fit the scan, which is named, or its
+            network is in training mode.
     """
     if isinstance(recon, Bound):
         return recon
     if hasattr(recon, "bind"):
         with naming(scan.source):
             bound = recon.bind(scan)
+        if not (isinstance(bound, Bound) and bound.stochastic):
+            require_evaluation(recon)
         if isinstance(bound, Bound):
             return bound
         return Bound(function=bound, method=_name(recon), batched=False)
     if callable(recon):
+        require_evaluation(recon)
         return Bound(function=recon, method=_name(recon), batched=False)
     raise InputError(
         f"{recon!r} is no reconstruction: give a method, or a callable from k-space to image."
