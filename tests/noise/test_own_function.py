@@ -11,7 +11,7 @@ from benchmarks.small_problems import irregular_mask, small_scan
 from torch import Tensor, nn
 
 from snrecon.errors import InputError
-from snrecon.noise import noise_map, roi
+from snrecon.noise import linearity_check, noise_map, psf, roi
 from snrecon.recon.adapters import ImageModule
 from snrecon.recon.zero_filled import ZeroFilled
 
@@ -110,3 +110,50 @@ def test_repeating_costs_one_evaluation():
 
     noise_map(f, SCAN, estimator="replicas", tolerance=0, max_passes=8)
     assert len(calls) == 8 + 2
+
+
+def in_place(kspace: Tensor) -> Tensor:
+    """Twice the image, squared in modulus, by writing into its argument."""
+    kspace *= 2
+    kspace[:, ::4] = 0
+    image = IMAGE(kspace)
+    return image * image.abs()
+
+
+def out_of_place(kspace: Tensor) -> Tensor:
+    keep = torch.arange(kspace.shape[1]) % 4 != 0
+    image = IMAGE(2 * kspace * keep[:, None])
+    return image * image.abs()
+
+
+class InPlace:
+    """The same as a method that binds."""
+
+    def bind(self, scan: object) -> Callable[[Tensor], Tensor]:
+        return in_place
+
+
+@pytest.mark.parametrize("recon", [in_place, InPlace()])
+@pytest.mark.parametrize(
+    "estimator", ["exact", "sketch", "certified", "corrected", "replicas"])
+def test_functions_that_write_into_their_argument_change_nothing(estimator, recon):
+    scan = small_scan(irregular_mask())
+    kspace = scan.kspace.clone()
+    options = {"estimator": estimator, "tolerance": 0, "max_passes": 32}
+    found = noise_map(recon, scan, **options)
+    assert torch.equal(scan.kspace, kspace)
+    expected = noise_map(out_of_place, scan, **options)
+    torch.testing.assert_close(found.image, expected.image)
+    torch.testing.assert_close(found.sigma, expected.sigma)
+
+
+def test_checks_and_functionals_leave_the_scan_alone():
+    scan = small_scan(irregular_mask())
+    kspace = scan.kspace.clone()
+    region = torch.ones(scan.grid, dtype=torch.bool)
+    assert roi(in_place, scan, region).sd == pytest.approx(roi(out_of_place, scan, region).sd)
+    pattern = psf(in_place, scan, (6, 6))
+    torch.testing.assert_close(pattern, psf(out_of_place, scan, (6, 6)))
+    first, second = (linearity_check(f, scan, draws=2) for f in (in_place, out_of_place))
+    torch.testing.assert_close(first.residual, second.residual)
+    assert torch.equal(scan.kspace, kspace)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 ROUNDING = 1e-4
 """Relative difference of two images of the same k-space above which it is no rounding. Iterations
 may amplify the rounding of sums that are not always taken in the same order."""
+
+
+def undisturbed(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """``f`` on a copy of its k-space, so that what it changes in place is nobody else's."""
+
+    def function(kspace: Tensor) -> Tensor:
+        return f(kspace.clone())
+
+    return function
 
 
 def require_evaluation(recon: Any) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from snrecon.data import Scan
 from snrecon.errors import InputError, naming
-from snrecon.noise.own_function import require_evaluation
+from snrecon.noise.own_function import require_evaluation, undisturbed
 from snrecon.physics.jacobian import Linearization
 from snrecon.physics.thermal import NoiseColouring
 from snrecon.recon.base import Bound
@@ -25,7 +25,7 @@ Progress = Callable[[int, int | None, str], None]
 
 
 def bind(recon: Reconstruction, scan: Scan) -> Bound:
-    """Bind a Reconstructor to the scan, or wrap a user's ``f(kspace)``.
+    """Bind a Reconstructor to the scan, or wrap a user's ``f(kspace)``, which gets a copy.
 
     Raises:
         InputError: if it is neither, the method does not fit the scan, which is named, or its
@@ -40,10 +40,10 @@ def bind(recon: Reconstruction, scan: Scan) -> Bound:
             require_evaluation(recon)
         if isinstance(bound, Bound):
             return bound
-        return Bound(function=bound, method=_name(recon), batched=False)
+        return Bound(function=undisturbed(bound), method=_name(recon), batched=False)
     if callable(recon):
         require_evaluation(recon)
-        return Bound(function=recon, method=_name(recon), batched=False)
+        return Bound(function=undisturbed(recon), method=_name(recon), batched=False)
     raise InputError(
         f"{recon!r} is no reconstruction: give a method, or a callable from k-space to image."
     )
