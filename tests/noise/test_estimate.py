@@ -259,6 +259,7 @@ def test_units_and_g_factor_of_fully_sampled_sense() -> None:
         ({"tolerance": float("nan")}, "tolerance"),
         ({"max_passes": 0}, "max_passes"),
         ({"tolerance": 0}, "max_passes"),
+        ({"estimator": "replicas", "max_passes": 1}, "at least two passes, not 1"),
         ({"noise_scale": 0}, "noise_scale"),
         ({"estimator": "exact", "voxels": torch.ones(3, 3, dtype=torch.bool)}, "shape"),
         ({"estimator": "sketch", "voxels": torch.ones(12, 12, dtype=torch.bool)}, "exact"),
