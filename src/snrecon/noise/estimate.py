@@ -116,6 +116,8 @@ def noise_map(
     if regions and estimator not in ("auto", "certified"):
         raise InputError("regions are for the certified estimator only.")
     scan.require_noise()
+    if scan.maps is not None and not bool(scan.maps.any()):
+        raise InputError(f"{scan.source}: the coil maps are zero everywhere: there is no image.")
     options: dict[str, Any] = {
         "tolerance": tolerance,
         "max_passes": max_passes,
