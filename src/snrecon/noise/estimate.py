@@ -18,6 +18,7 @@ from snrecon.noise.analytic import analytic, unsupported
 from snrecon.noise.certified import certified_map
 from snrecon.noise.corrected import corrected_map
 from snrecon.noise.exact import exact
+from snrecon.noise.options import real, whole
 from snrecon.noise.own_function import require_repeatable
 from snrecon.noise.problem import Problem, Progress, Reconstruction
 from snrecon.noise.replicas import replicas
@@ -99,10 +100,12 @@ def noise_map(
     """
     if estimator not in ESTIMATORS:
         raise InputError(f"estimator must be one of {', '.join(ESTIMATORS)}, not {estimator!r}.")
+    tolerance, noise_scale = real("tolerance", tolerance), real("noise_scale", noise_scale)
+    seed = whole("seed", seed)
+    max_passes = None if max_passes is None else whole("max_passes", max_passes, least=1)
+    chunk = None if chunk is None else whole("chunk", chunk, least=1)
     if not 0 <= tolerance < float("inf"):
         raise InputError(f"tolerance must be 0 or a positive number, not {tolerance}.")
-    if max_passes is not None and max_passes < 1:
-        raise InputError(f"max_passes must be at least 1, not {max_passes}.")
     if tolerance == 0 and max_passes is None and estimator in SAMPLED:
         raise InputError("with tolerance 0 the number of passes must be given (max_passes).")
     if not 0 < noise_scale < float("inf"):
@@ -134,7 +137,7 @@ def noise_map(
                 estimator,
                 options | {"progress": report},
                 StateFile.at(state, index),
-                None if voxels is None else (voxels[index] if scan.layout == "stack" else voxels),
+                _voxels(voxels, scan, index),
                 noise_scale,
                 compress,
                 {"predictor": predictor, "regions": _regions(regions or {}, scan, index)},
@@ -145,6 +148,19 @@ def noise_map(
             f"the analytic map has no state; {state} is not written.", SnreconWarning, stacklevel=2
         )
     return results[0] if scan.layout == "grid" else stacked(results)
+
+
+def _voxels(voxels: Tensor | None, scan: Scan, index: int) -> Tensor | None:
+    """Those of one slice."""
+    if voxels is None:
+        return None
+    voxels = torch.as_tensor(voxels)
+    if scan.layout != "stack":
+        return voxels
+    if voxels.ndim != 3 or voxels.shape[0] != scan.slices:
+        raise InputError(f"the voxels have shape {tuple(voxels.shape)}, but the scan has "
+                         f"{scan.slices} slices.")
+    return voxels[index]
 
 
 def _regions(regions: Mapping[str, Tensor], scan: Scan, index: int) -> dict[str, Tensor]:
