@@ -11,7 +11,7 @@ from torch import Tensor
 
 from snrecon.data import Scan
 from snrecon.errors import InputError
-from snrecon.noise.functionals import RegionNoise, roi
+from snrecon.noise.functionals import Functional, RegionNoise, roi
 from snrecon.noise.problem import Reconstruction
 
 Change = Literal["averaged", "dropped", "added"]
@@ -53,8 +53,8 @@ def acquire(
 ) -> Acquisition:
     """How a region's noise changes if lines are averaged twice, dropped, or added.
 
-    Averaging is read off the attribution, with f and the point of its derivative as they are: exact
-    for linear f, to first order for others. Dropped and added lines change f itself, and are
+    Averaging is read off the gradient, with f and the point of its derivative as they are: exact
+    for linear f, to first order for others, also for parts of a readout whose noise is coloured. Dropped and added lines change f itself, and are
     recomputed with the new mask, never extrapolated: the share of a line says nothing of what a
     reconstruction without it would do.
 
@@ -84,10 +84,13 @@ def acquire(
         other = _with_lines(scan, chosen, full)
     elif change == "dropped":
         other = scan.undersample(~chosen)
-    before = roi(recon, scan, mask)
+    functional = Functional.of(recon, scan, mask)
+    before = functional.noise()
     if change == "averaged":
-        share = float(before.attribution[:, chosen].sum())
-        sd = before.sd * max(1 - share / 2, 0.0) ** 0.5
+        # The second measurement's noise is another draw, of the whole readout where it is coloured:
+        # half of each where both are, the first alone elsewhere.
+        half = 0.5 * chosen
+        sd = (functional.variance(1 - half) + functional.variance(half)) ** 0.5
         return Acquisition(change, before, before.value, sd, int((chosen & scan.sampled).sum()))
     after = roi(recon, other, mask)
     points = int((other.sampled != scan.sampled).sum())

@@ -62,18 +62,41 @@ def roi(recon: Reconstruction, scan: Scan, mask: Tensor) -> RegionNoise:
         InputError: if ``mask`` does not fit the image, is empty or holds NaN, or the derivative is
             not that of finite differences.
     """
-    problem = Problem.of(recon, scan)
-    cotangent = _weights(problem, mask)
-    _checked(problem, transposed=True)
-    gradient = problem.linearization.vjp(cotangent[None])[0] * problem.scan.sampled
-    row = problem.colouring.H(gradient)
-    variance = float((row.abs().double() ** 2).sum()) / 2
-    return RegionNoise(
-        value=float((cotangent.conj() * problem.image).real.double().sum()),
-        sd=variance**0.5,
-        attribution=_shares(problem, gradient),
-        voxels=int((cotangent != 0).sum()),
-    )
+    return Functional.of(recon, scan, mask).noise()
+
+
+@dataclass(frozen=True, eq=False)
+class Functional:
+    """A linear functional of the image, and its gradient with respect to the measured samples."""
+
+    problem: Problem
+    weights: Tensor
+    """``(*image)``: the functional is ``Re sum_i conj(w_i) x_i``."""
+    gradient: Tensor
+    """``(coil, *grid)``, 0 where nothing is measured."""
+
+    @staticmethod
+    def of(recon: Reconstruction, scan: Scan, mask: Tensor) -> Functional:
+        """One VJP; arguments and errors as of :func:`roi`."""
+        problem = Problem.of(recon, scan)
+        cotangent = _weights(problem, mask)
+        _checked(problem, transposed=True)
+        gradient = problem.linearization.vjp(cotangent[None])[0] * problem.scan.sampled
+        return Functional(problem, cotangent, gradient)
+
+    def variance(self, scale: Tensor | float = 1.0) -> float:
+        """Due to noise of the scan times ``scale`` ``(*grid)``, to first order."""
+        row = self.problem.colouring.H(self.gradient * scale)
+        return float((row.abs().double() ** 2).sum()) / 2
+
+    def noise(self) -> RegionNoise:
+        """Its value, standard deviation and attribution."""
+        return RegionNoise(
+            value=float((self.weights.conj() * self.problem.image).real.double().sum()),
+            sd=self.variance() ** 0.5,
+            attribution=_shares(self.problem, self.gradient),
+            voxels=int((self.weights != 0).sum()),
+        )
 
 
 def attribution(recon: Reconstruction, scan: Scan, mask: Tensor) -> Tensor:
