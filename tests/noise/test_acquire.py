@@ -122,9 +122,22 @@ def test_all_lines_twice_is_the_root_of_two():
     assert np.isfinite(found.value)
 
 
+@pytest.mark.parametrize("lines", [
+    chosen()[:, 0], chosen()[:, 0].numpy(), chosen()[:, 0].tolist(), chosen().numpy(),
+    np.array(LINES), torch.tensor(LINES), [4 - 12, 5, 9]])
+def test_lines_can_be_said_in_many_ways(lines):
+    recon, scan = Sense(lamda=0.2), small_scan(irregular_mask())
+    for change in ("averaged", "dropped"):
+        found = acquire(recon, scan, lines, region(), change=change)
+        wanted = acquire(recon, scan, LINES, region(), change=change)
+        assert (found.sd, found.samples) == (wanted.sd, wanted.samples)
+
+
 @pytest.mark.parametrize(
     ("lines", "options", "sentence"),
     [
+        ([8.7], {}, "whole numbers or booleans"),
+        (torch.ones(7, dtype=torch.bool), {}, "one entry for each of the 12"),
         ([40], {}, "from 0 to 11"),
         ([], {}, "from 0 to 11"),
         (torch.ones(3, 3, dtype=torch.bool), {}, "grid's shape"),
