@@ -9,7 +9,8 @@ import torch
 from benchmarks.small_problems import irregular_mask, small_scan
 from torch import Tensor
 
-from snrecon.errors import SnreconWarning
+from snrecon.errors import InputError, SnreconWarning
+from snrecon.noise import noise_map
 from snrecon.noise.derivative import DISAGREEMENT, STREAM, require_derivative
 from snrecon.noise.problem import Problem
 from snrecon.physics.fourier import ifft
@@ -35,3 +36,21 @@ def test_curvature_at_a_thousandth_of_the_noise_is_no_wrong_derivative() -> None
         assert 0 < require_derivative(problem, transposed=True)["derivative_check"] < DISAGREEMENT
         with pytest.raises(NotDifferentiableError, match="disagree with finite differences"):
             require_derivative(problem, known=(noise, 2 * product))
+
+
+@pytest.mark.parametrize("estimator", ["sketch", "certified", "exact"])
+def test_a_derivative_that_is_not_finite_says_so(estimator: str) -> None:
+    """The modulus by hand, of an image that is 0 in a corner: the slope of a root at 0."""
+    scan = small_scan(irregular_mask())
+    inside = torch.ones(scan.grid)
+    inside[:2, :3] = 0
+
+    def rooted(kspace: Tensor) -> Tensor:
+        return ((ifft(kspace, (-2, -1)) * inside).abs() ** 2).sum(-3).sqrt()
+
+    with pytest.raises(InputError, match=r"derivative of the reconstruction is not finite.*root"):
+        noise_map(rooted, scan, estimator=estimator, tolerance=0.2)
+    with pytest.warns(SnreconWarning, match=r"using replicas.*not finite at 6 voxels"):
+        found = noise_map(rooted, scan, tolerance=0, max_passes=4)
+    assert found.estimator == "replicas"
+    assert "not finite at 6 voxels" in found.details["why"]

@@ -45,8 +45,8 @@ def require_derivative(
         The relative disagreement as ``derivative_check``, for the metadata; empty for linear ones.
 
     Raises:
-        NotDifferentiableError: if f has no such products, or they disagree by more than 30 %. From
-            10 % there is a warning.
+        NotDifferentiableError: if f has no such products, they are not finite, or they disagree by
+            more than 30 %. From 10 % there is a warning.
     """
     if problem.bound.linear:
         return {}
@@ -58,6 +58,7 @@ def require_derivative(
     product = None
     if not transposed:
         product = problem.linearization.jvp(noise[None])[0] if known is None else known[1]
+        _require_finite(product, f" at {int((~torch.isfinite(product)).sum())} voxels")
     found = float("inf")
     for smaller in SMALLER:
         found = min(found, _disagreement(problem, noise, product, smaller))
@@ -86,6 +87,7 @@ def _disagreement(
     scale = float(torch.linalg.vector_norm(difference))
     if product is None:
         back = problem.linearization.vjp(difference[None])[0]
+        _require_finite(back, "")
         missing = abs(float((back.conj() * noise).real.sum()) - scale**2)
         scale = scale**2
     else:
@@ -93,6 +95,14 @@ def _disagreement(
     if scale > 0:
         return missing / scale
     return 0.0 if missing == 0 else float("inf")
+
+
+def _require_finite(product: Tensor, where: str) -> None:
+    if not bool(torch.isfinite(product).all()):
+        raise NotDifferentiableError(
+            f"the derivative of the reconstruction is not finite{where} (a root or modulus of 0? "
+            "add a small number to what it is taken of)"
+        )
 
 
 def _difference(problem: Problem, noise: Tensor, smaller: float = 1.0) -> Tensor:
