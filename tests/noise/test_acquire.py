@@ -62,6 +62,26 @@ def test_averaged_lines_of_a_network_within_its_linearity():
     assert found.sd == pytest.approx(spread, rel=4 / (2 * 3000) ** 0.5 + 0.01)
 
 
+def test_averaged_parts_of_a_readout_whose_noise_is_coloured():
+    """Doing it, with every unit of white noise: the mean of two measurements on some points of a
+    line, the first one on the others."""
+    recon, scan = Sense(lamda=0.2), small_scan(irregular_mask(), coloured=True)
+    part = torch.zeros(12, 12, dtype=torch.bool)
+    part[4:7, 6] = True
+    found = acquire(recon, scan, part, region())
+    problem = Problem.of(recon, scan)
+    size = scan.kspace.numel()
+    units = torch.eye(size, dtype=scan.kspace.dtype).reshape(size, *scan.kspace.shape)
+    noise = problem.colouring(torch.cat([units, 1j * units]))
+    both = torch.cat([torch.where(part, noise / 2, noise), torch.where(part, noise / 2, 0)])
+    changes = problem.project(problem.linearization.jvp(both))[0][:, region()].mean(1)
+    wanted = float(changes.square().sum() / 2) ** 0.5  # each component of a unit has variance 1/2
+    assert found.sd == pytest.approx(wanted, rel=1e-6)
+    whole = acquire(recon, scan, LINES, region())  # of whole lines the share says it too
+    share = float(whole.before.attribution[:, LINES].sum())
+    assert whole.ratio**2 == pytest.approx(1 - share / 2, rel=1e-9)
+
+
 def test_dropped_lines_are_recomputed():
     recon, scan = MoDL(nets.modl()), small_scan(irregular_mask())
     found = acquire(recon, scan, [9], region(), change="dropped")
@@ -102,9 +122,22 @@ def test_all_lines_twice_is_the_root_of_two():
     assert np.isfinite(found.value)
 
 
+@pytest.mark.parametrize("lines", [
+    chosen()[:, 0], chosen()[:, 0].numpy(), chosen()[:, 0].tolist(), chosen().numpy(),
+    np.array(LINES), torch.tensor(LINES), [4 - 12, 5, 9]])
+def test_lines_can_be_said_in_many_ways(lines):
+    recon, scan = Sense(lamda=0.2), small_scan(irregular_mask())
+    for change in ("averaged", "dropped"):
+        found = acquire(recon, scan, lines, region(), change=change)
+        wanted = acquire(recon, scan, LINES, region(), change=change)
+        assert (found.sd, found.samples) == (wanted.sd, wanted.samples)
+
+
 @pytest.mark.parametrize(
     ("lines", "options", "sentence"),
     [
+        ([8.7], {}, "whole numbers or booleans"),
+        (torch.ones(7, dtype=torch.bool), {}, "one entry for each of the 12"),
         ([40], {}, "from 0 to 11"),
         ([], {}, "from 0 to 11"),
         (torch.ones(3, 3, dtype=torch.bool), {}, "grid's shape"),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from benchmarks.small_problems import irregular_mask, small_scan
 
 import networks_at_hand as nets
+from snrecon.errors import InputError, SnreconWarning
 from snrecon.noise import merge, noise_map
 from snrecon.noise.pairs import PairMoments
 from snrecon.noise.problem import Problem, probe_generator
@@ -146,3 +149,73 @@ def test_products_of_distinct_draws():
     pair = (zero.expand(2, -1, -1), zero.expand(2, -1, -1))
     moments = empty.added(pair, (even, even), pair)
     assert float(moments.correction()[0].mean()) == pytest.approx(1, abs=4 * 6 / 20000**0.5)
+
+
+def test_one_pair_changes_nothing_and_its_error_is_unknown():
+    first = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(1)).double()
+    pair = (torch.full((1, 4, 4), 30.0), torch.zeros(1, 4, 4))
+    found = PairMoments.empty(first, 0.1 * first[0], 8).added(pair, pair, pair).result(first[0])
+    torch.testing.assert_close(found.covariance, first)
+    assert bool(torch.isinf(found.standard_error).all())
+
+
+def test_a_variance_that_came_out_negative_has_an_error_like_any_other():
+    generator = torch.Generator().manual_seed(2)
+    nothing, ones = torch.zeros(4, 5000, 1), torch.ones(3, 5000, 1)
+    linear = torch.randn(4, 5000, 1, generator=generator)
+    moments = PairMoments.empty(ones, 0.1 * ones[0], 8).added(
+        (nothing, nothing), (nothing, nothing), (linear, nothing))  # the truth is 0
+    raw = (moments.first + moments.correction())[0]
+    found = moments.result(ones[0])
+    sigma = found.covariance[0].sqrt()
+    negative = raw < 0
+    assert 0.1 < float(negative.double().mean()) < 0.9
+    assert bool((sigma > 0).all())
+    assert bool((found.standard_error / sigma <= 1 + 1e-9).all())
+    torch.testing.assert_close(found.standard_error[negative], sigma[negative])
+    assert found.facts["over_first_order"] < 0.2  # nothing is added by what is cut off
+
+
+def thresholded(scan):
+    """Soft threshold of the zero-filled image: at low SNR far from linear."""
+    bound = ZeroFilled().bind(scan)
+    limit = 0.5 * float(bound(scan.kspace).abs().mean())
+
+    def function(kspace: torch.Tensor) -> torch.Tensor:
+        image = bound(kspace)
+        size = (image.real**2 + image.imag**2 + (1e-2 * limit) ** 2).sqrt()
+        return image * torch.relu(1 - limit / size)
+
+    return function
+
+
+@pytest.mark.parametrize("tolerance", [0.02, 0])
+@pytest.mark.parametrize("passes", [8, 9, 20, 64])
+def test_it_keeps_passes_for_pairs_and_spends_no_more(passes, tolerance):
+    scan = small_scan(irregular_mask(), snr=2.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SnreconWarning)
+        result = noise_map(thresholded(scan), scan, estimator="corrected", tolerance=tolerance,
+                           max_passes=passes)
+    assert result.passes <= passes
+    assert 3 * result.details["pairs"] >= min(passes / 2 - 2, 6)
+    assert result.details["pairs"] >= 2
+    assert bool(torch.isfinite(result.standard_error).all())
+
+
+@pytest.mark.parametrize("tolerance", [0.05, 0])
+def test_without_two_pairs_there_is_no_correction(tmp_path, tolerance):
+    recon, scan = MoDL(nets.modl()), small_scan(irregular_mask())
+    options = {"estimator": "corrected", "tolerance": tolerance}
+    with pytest.raises(InputError, match=r"at least 8 passes.*not 7"):
+        noise_map(recon, scan, max_passes=7, **options)
+
+    def stop(done: int, total: int | None, message: str) -> None:
+        if done >= 20:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "run.h5"
+    with pytest.raises(KeyboardInterrupt):  # in the first order
+        noise_map(recon, scan, max_passes=160, state=path, progress=stop, chunk=1, **options)
+    with pytest.raises(InputError, match=r"at least 26 passes.*not 24"):
+        noise_map(recon, scan, max_passes=24, state=path, **options)

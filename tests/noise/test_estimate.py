@@ -11,6 +11,7 @@ from torch import Tensor
 
 from snrecon.data import Scan
 from snrecon.errors import InputError, SnreconWarning
+from snrecon.networks.noise_predictor import NoisePredictor
 from snrecon.noise import estimate, linearity_check, noise_map, roi
 from snrecon.physics.fourier import ifft
 from snrecon.recon.sense import Sense
@@ -134,12 +135,13 @@ def test_sketch_of_a_detached_function_is_an_error_not_a_zero_map(scan: Scan) ->
 
 def test_a_function_that_draws_at_random_is_found_out(scan: Scan) -> None:
     inner = Sense(lamda=0.3).bind(scan)
-    with pytest.raises(InputError, match="disagree with finite differences"):
-        noise_map(
-            lambda k: inner(k) + 50 * torch.randn(12, 12, dtype=torch.complex128),
-            scan,
-            estimator="sketch",
-        )
+    for estimator in ("auto", "exact", "sketch", "certified", "replicas"):
+        with pytest.raises(InputError, match="draws at random"):
+            noise_map(
+                lambda k: inner(k) + 50 * torch.randn(12, 12, dtype=torch.complex128),
+                scan,
+                estimator=estimator,
+            )
 
 
 @pytest.mark.parametrize("estimator", ["auto", "exact", "sketch", "replicas"])
@@ -257,7 +259,8 @@ def test_units_and_g_factor_of_fully_sampled_sense() -> None:
         ({"tolerance": -1}, "tolerance"),
         ({"tolerance": float("nan")}, "tolerance"),
         ({"max_passes": 0}, "max_passes"),
-        ({"tolerance": 0}, "max_passes"),
+        ({"tolerance": 0, "estimator": "sketch"}, "max_passes"),
+        ({"estimator": "replicas", "max_passes": 1}, "at least two passes, not 1"),
         ({"noise_scale": 0}, "noise_scale"),
         ({"estimator": "exact", "voxels": torch.ones(3, 3, dtype=torch.bool)}, "shape"),
         ({"estimator": "sketch", "voxels": torch.ones(12, 12, dtype=torch.bool)}, "exact"),
@@ -277,3 +280,39 @@ def test_unknown_noise_and_no_reconstruction(scan: Scan) -> None:
         noise_map(lambda k: [1], scan)
     with pytest.raises(InputError, match="NaN"):
         noise_map(lambda k: k[0] * float("nan"), scan)
+
+
+def test_auto_validates_what_it_has_no_use_for_and_says_so(scan: Scan) -> None:
+    region = torch.ones(scan.grid, dtype=torch.bool)
+    plain = noise_map(Sense(), scan)
+    with pytest.warns(SnreconWarning, match=r"regions without effect.*analytic"):
+        found = noise_map(Sense(), scan, regions={"all": region})
+    torch.testing.assert_close(found.sigma, plain.sigma)
+    predictor = NoisePredictor(8)
+    with pytest.warns(SnreconWarning, match=r"predictor without effect.*analytic"):
+        noise_map(Sense(), scan, predictor=predictor)
+    with pytest.raises(InputError, match="'nothere'"):
+        noise_map(Sense(), scan, predictor="nothere")
+    with pytest.raises(InputError, match=r"region 'a' has shape \(3, 12\)"):
+        noise_map(Sense(), scan, regions={"a": region[:3]})
+    with pytest.raises(InputError, match="region 'a' is empty"):
+        noise_map(Sense(), scan, regions={"a": ~region})
+    inner = Sense(lamda=0.3).bind(scan)
+    with pytest.warns(SnreconWarning) as said:
+        noise_map(lambda k: inner(k.detach()), scan, regions={"all": region}, tolerance=0.3)
+    assert any("regions without effect: the estimator chosen is replicas" in str(one.message)
+               for one in said)
+
+
+def test_closed_forms_need_no_passes(scan: Scan) -> None:
+    assert noise_map(Sense(), scan, tolerance=0).estimator == "analytic"
+    with pytest.raises(InputError, match="max_passes"):
+        noise_map(SmallNetwork(scan.coils), scan, tolerance=0)
+
+
+def test_regions_without_noise_are_named(scan: Scan) -> None:
+    air = (scan.maps == 0).all(0)
+    with pytest.warns(SnreconWarning, match="region 'air' has no noise"):
+        found = noise_map(Sense(0.1, "cg"), scan, estimator="certified", tolerance=0,
+                          max_passes=16, regions={"air": air, "head": (~air).numpy()})
+    assert set(found.details["certificate"]["regions"]) == {"head"}

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
+from snrecon.errors import InputError
 from snrecon.noise.intervals import chi_square_quantile, sigma_interval
 from snrecon.noise.moments import Moments
 
@@ -97,3 +98,12 @@ def test_standard_error_is_the_spread_of_the_estimate(generator: torch.Generator
     a = torch.randn(100, 20000, generator=generator, dtype=torch.float64)
     sigma, error = filled(a, None, zero_mean=True).sigma()
     assert float(error.mean()) == pytest.approx(float(sigma.std()), rel=0.03)
+
+
+def test_one_sample_has_no_spread_about_its_own_mean(generator: torch.Generator) -> None:
+    sample = torch.randn(1, 3, 3, generator=generator)
+    one = Moments.empty(sample[0], zero_mean=False).added(sample, None)
+    with pytest.raises(InputError, match="at least two"):
+        one.result(sample[0])
+    product = Moments.empty(sample[0], zero_mean=True).added(sample, None)
+    assert bool((product.result(sample[0]).standard_error > 0).all())

@@ -9,11 +9,13 @@ import pytest
 import torch
 from benchmarks.small_problems import irregular_mask, regular_mask, small_scan
 
-from snrecon.data import Geometry, NoiseMap, Scan
+from snrecon.data import Geometry, NoiseMap, NoiseModel, Scan
 from snrecon.errors import InputError, SnreconWarning
 from snrecon.io import load
 from snrecon.noise import merge, noise_map
+from snrecon.noise.problem import Problem
 from snrecon.noise.state import load_states
+from snrecon.recon.registry import load as load_method
 from snrecon.recon.sense import Sense
 from snrecon.recon.zero_filled import ZeroFilled
 
@@ -187,6 +189,36 @@ def test_another_function_of_the_same_name_is_refused(scan: Scan, tmp_path: Path
     run(scan, 8, seed=1, state=tmp_path / "b.h5", recon=make(2.0))
     with pytest.raises(InputError, match="images differ"):
         merge([tmp_path / "a.h5", tmp_path / "b.h5"])
+
+
+def test_other_maps_and_settings_are_refused(scan: Scan, tmp_path: Path) -> None:
+    """Where the image does not tell: without noise, lambda hardly shows in it."""
+    clean = replace(scan, maps=scan.maps / 10, noise=NoiseModel(1e-8 * scan.noise.covariance))
+    state = tmp_path / "a.h5"
+    run(clean, 8, state=state, recon=Sense(lamda=1e-6))
+    run(clean, 16, state=state, recon=Sense(lamda=1e-6))
+    with pytest.raises(InputError, match="of another scan or method"):
+        run(clean, 16, state=state, recon=Sense(lamda=0.0))
+    turned = replace(clean, maps=clean.maps.conj().conj())
+    run(turned, 16, state=state, recon=Sense(lamda=1e-6))  # the same numbers
+    inner = RECON.bind(clean)
+    run(clean, 8, state=tmp_path / "b.h5", recon=inner)  # which does not look at the maps
+    for other in (replace(clean, maps=2 * clean.maps), replace(clean, maps=None)):
+        with pytest.raises(InputError, match="of another scan or method"):
+            run(other, 16, state=tmp_path / "b.h5", recon=inner)
+
+
+def test_settings_that_are_computed_may_differ_in_their_last_digits(scan: Scan) -> None:
+    bound = load_method("tv").bind(scan)
+    assert "lambda" in bound.frozen
+
+    def fingerprint(**details: object) -> str:
+        return Problem(replace(bound, details=bound.details | details), scan).fingerprint
+
+    near = bound.details["lambda"] * (1 + 1e-7)
+    assert fingerprint() == fingerprint(condition=3.0) == fingerprint(**{"lambda": near})
+    assert fingerprint() != fingerprint(**{"lambda": 1.1 * near})
+    assert fingerprint() != fingerprint(weights="others")
 
 
 def test_damaged_states_are_refused(scan: Scan, tmp_path: Path) -> None:

@@ -11,9 +11,12 @@ from benchmarks.small_problems import irregular_mask, plane_mask, small_scan
 
 import networks_at_hand as nets
 from snrecon.data import NoiseModel, Scan
+from snrecon.errors import InputError
+from snrecon.noise import noise_map
 from snrecon.noise.problem import Problem
 from snrecon.noise.surrogate import LineSurrogate
 from snrecon.recon import MoDL, Sense, ZeroFilled
+from snrecon.recon.registry import load
 
 
 def dense_variance(surrogate: LineSurrogate, problem: Problem) -> np.ndarray:
@@ -99,3 +102,18 @@ def test_where_there_is_none():
     along_readout = replace(scan, kspace=scan.kspace.mT.contiguous(), mask=scan.mask.mT,
                             maps=scan.maps.mT.contiguous())
     assert LineSurrogate.of(Problem.of(Sense(lamda=0.1), along_readout)) is None
+
+
+def test_there_is_none_where_there_is_no_image():
+    scan = small_scan(irregular_mask())
+    empty = replace(scan, maps=torch.zeros_like(scan.maps))
+    assert LineSurrogate.of(Problem.of(MoDL(nets.modl()), empty)) is None
+    zero = Problem.of(lambda kspace: 0 * kspace[0], scan)
+    assert LineSurrogate.of(zero) is None
+    with pytest.raises(InputError, match="coil maps are zero everywhere"):
+        noise_map(load("tv"), empty, tolerance=0.2)
+    stack = Scan(torch.stack([scan.kspace] * 2), scan.mask, torch.stack([scan.maps, empty.maps]),
+                 scan.noise, layout="stack")
+    found = noise_map(load("tv"), stack, tolerance=0, max_passes=16)
+    assert bool((found.sigma[0] > 0).any())
+    assert not bool(found.sigma[1].any())

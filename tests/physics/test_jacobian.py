@@ -143,6 +143,20 @@ def test_constants_that_are_changed_in_place(generator: torch.Generator) -> None
     assert lin.strategy == "jvp"
 
 
+def test_products_do_not_change_when_the_point_is_written_to(point: Tensor, tangents: Tensor):
+    def written(y: Tensor) -> Tensor:
+        y = y.clone()
+        y *= 2
+        return y * y.abs()
+
+    products = Linearization(written, point)
+    first = products.jvp(tangents)
+    for _ in range(2):
+        torch.testing.assert_close(products.jvp(tangents), first)
+    wanted = Linearization(lambda y: 4 * y * y.abs(), point).jvp(tangents)
+    torch.testing.assert_close(first, wanted)
+
+
 def test_parameters_that_require_gradients_do_not_collect_them(point: Tensor) -> None:
     weight = torch.ones(1, dtype=torch.float64, requires_grad=True)
     lin = Linearization(lambda y: weight * y.sum(-3), point)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from snrecon.data import Scan
 from snrecon.errors import InputError
-from snrecon.noise.functionals import RegionNoise, roi
+from snrecon.noise.functionals import Functional, RegionNoise, roi
 from snrecon.noise.problem import Reconstruction
 
 Change = Literal["averaged", "dropped", "added"]
@@ -53,15 +53,16 @@ def acquire(
 ) -> Acquisition:
     """How a region's noise changes if lines are averaged twice, dropped, or added.
 
-    Averaging is read off the attribution, with f and the point of its derivative as they are: exact
-    for linear f, to first order for others. Dropped and added lines change f itself, and are
-    recomputed with the new mask, never extrapolated: the share of a line says nothing of what a
-    reconstruction without it would do.
+    Averaging is read off the gradient, with f and the point of its derivative as they are: exact
+    for linear f, to first order for others, also for parts of a readout whose noise is coloured.
+    Dropped and added lines change f itself, and are recomputed with the new mask, never
+    extrapolated: the share of a line says nothing of what a reconstruction without it would do.
 
     Args:
         recon: Reconstructor; a callable, which knows one mask only, can be asked about averaging.
         scan: One slice or one 3D grid with known noise.
-        lines: Indices along ``ky``, all of whose readout is meant; or boolean ``(*grid)``.
+        lines: Indices along ``ky``, all of whose readout is meant, or boolean ``(ky,)``; or boolean
+            ``(*grid)``.
         mask: The region, as for :func:`snrecon.noise.roi`.
         change: ``averaged``, ``dropped`` or ``added``.
         full: For added lines a scan of the same grid and coils in which they are measured.
@@ -84,10 +85,13 @@ def acquire(
         other = _with_lines(scan, chosen, full)
     elif change == "dropped":
         other = scan.undersample(~chosen)
-    before = roi(recon, scan, mask)
+    functional = Functional.of(recon, scan, mask)
+    before = functional.noise()
     if change == "averaged":
-        share = float(before.attribution[:, chosen].sum())
-        sd = before.sd * max(1 - share / 2, 0.0) ** 0.5
+        # The second measurement's noise is another draw, of the whole readout where it is coloured:
+        # half of each where both are, the first alone elsewhere.
+        half = 0.5 * chosen
+        sd = (functional.variance(1 - half) + functional.variance(half)) ** 0.5
         return Acquisition(change, before, before.value, sd, int((chosen & scan.sampled).sum()))
     after = roi(recon, other, mask)
     points = int((other.sampled != scan.sampled).sum())
@@ -96,18 +100,23 @@ def acquire(
 
 def _chosen(scan: Scan, lines: Tensor | Sequence[int]) -> Tensor:
     """Boolean ``(*grid)``."""
-    grid = scan.grid
-    if isinstance(lines, Tensor) and lines.dtype == torch.bool:
-        if tuple(lines.shape) != grid:
-            raise InputError(
-                f"lines as a mask must have the grid's shape {grid}, not {tuple(lines.shape)}."
-            )
-        return lines.to(scan.sampled.device)
-    index = torch.as_tensor(lines, dtype=torch.int64).flatten()
+    grid, device = scan.grid, scan.sampled.device
     rows = grid[-2]
+    given = torch.as_tensor(lines)
+    if given.dtype == torch.bool:
+        if tuple(given.shape) not in (grid, (rows,)):
+            raise InputError(
+                f"lines as a mask must have the grid's shape {grid}, or one entry for each of the "
+                f"{rows} along ky, not {tuple(given.shape)}."
+            )
+        given = given.to(device)
+        return given if given.ndim > 1 else given[:, None].expand(grid).clone()
+    if given.numel() > 0 and (given.is_floating_point() or given.is_complex()):
+        raise InputError(f"{scan.source}: lines must be whole numbers or booleans.")
+    index = given.to(torch.int64).flatten()
     if len(index) == 0 or bool(((index < -rows) | (index >= rows)).any()):
         raise InputError(f"{scan.source}: lines must be indices from 0 to {rows - 1} along ky.")
-    chosen = torch.zeros(grid, dtype=torch.bool, device=scan.sampled.device)
+    chosen = torch.zeros(grid, dtype=torch.bool, device=device)
     chosen[..., index % rows, :] = True
     return chosen
 

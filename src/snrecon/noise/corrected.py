@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from snrecon.data import relative_error
+from snrecon.errors import InputError
 from snrecon.networks.noise_predictor import NoisePredictor
 from snrecon.noise.accumulated import Found
 from snrecon.noise.certified import certified_map
-from snrecon.noise.pairs import COST, PairMoments
+from snrecon.noise.pairs import COST, FEWEST, PairMoments
 from snrecon.noise.problem import Problem, Progress
 from snrecon.noise.replicas import evaluate
 from snrecon.noise.sampling import Rule, StateFile, run
@@ -29,6 +30,11 @@ EVERY = 8
 """The error is looked at every eight pairs."""
 SHARE = 0.5
 """Part of the squared tolerance that the first-order map may use up."""
+AT_MOST = 2
+"""The first order gets at most one part in so many of ``max_passes``; without pairs it would be
+nothing but a certified map."""
+FIRST = 2
+"""Fewest passes of the first order."""
 
 
 class PairRule(Rule):
@@ -58,7 +64,7 @@ class PairRule(Rule):
 
     def error(self, state: State) -> float:
         """RMS relative standard error of sigma."""
-        if state.moments.samples < 2:
+        if state.moments.samples < FEWEST:
             return math.inf
         found = state.moments.result(state.image)
         return relative_error(state.image, found.covariance[0].sqrt(), found.standard_error)
@@ -82,7 +88,8 @@ def corrected_map(
         problem: Function, scan and noise.
         tolerance: RMS relative standard error of sigma to stop at; 0 runs to ``max_passes``, a
             quarter of which goes to the first order.
-        max_passes: Of both parts together; a pair costs three.
+        max_passes: Of both parts together, at most half of them for the first order; a pair costs
+            three.
         seed: Seed of probes and noise.
         progress: Called after every chunk; of the first order, then of the pairs.
         state_file: Where to save the pairs and from where to resume; the first-order map of an
@@ -92,9 +99,12 @@ def corrected_map(
         predictor: As of :func:`snrecon.noise.certified.certified_map`, for the first order.
 
     Raises:
+        InputError: if ``max_passes`` leaves fewer than two pairs, or the predictor does not fit.
         NotDifferentiableError: if f has no Jacobian products, or they disagree with finite
             differences.
     """
+    if max_passes is not None and max_passes < FIRST + FEWEST * COST:
+        raise InputError(_too_few(max_passes, FIRST))
     kspace, image = problem.scan.kspace, problem.image
     found = None
     stored = None if state_file is None else state_file.stored()
@@ -105,7 +115,8 @@ def corrected_map(
             beside = StateFile.at(name, state_file.index)
         limit = None
         if max_passes is not None:
-            limit = max_passes if tolerance > 0 else max(max_passes // 4, 1)
+            part = AT_MOST if tolerance > 0 else 2 * AT_MOST
+            limit = min(max(max_passes // part, FIRST), max_passes - FEWEST * COST)
         first = certified_map(
             problem, tolerance=tolerance * SHARE**0.5, max_passes=limit, seed=seed,
             progress=progress, state_file=beside, chunk=chunk, details=details,
@@ -115,7 +126,10 @@ def corrected_map(
     else:
         spent = stored.moments.passes - COST * stored.moments.samples
         details = dict(stored.header["details"])
-    pairs = None if max_passes is None else max(int(max_passes - spent) // COST, 1)
+    pairs = None if max_passes is None else int(max_passes - spent) // COST
+    drawn = 0 if stored is None else stored.moments.samples
+    if max_passes is not None and pairs is not None and max(pairs, drawn) < FEWEST:
+        raise InputError(_too_few(max_passes, spent))
 
     def sampler(indices: range) -> Tensor:
         noise = problem.noise(seed, indices, STREAM)
@@ -137,3 +151,10 @@ def corrected_map(
         chunk=chunk if problem.bound.batched else 1,
         details=details,
     )
+
+
+def _too_few(max_passes: int, spent: float) -> str:
+    """What to say when no two pairs are left after the first order."""
+    least = math.ceil(spent) + FEWEST * COST
+    return (f"the corrected estimator needs at least {least} passes here, {FEWEST} pairs of noisy "
+            f"reconstructions among them, not {max_passes}; raise max_passes (--max-passes).")

@@ -15,6 +15,8 @@ from snrecon.physics.precision import full_precision
 STREAM = 3
 DISAGREEMENT = 0.3
 """More than this and the Jacobian products are not those of f."""
+LONGEST = 0.5
+"""Longest step of a difference, in units of the noise: for images in half precision."""
 SMALLER = (1.0, 0.25, 0.06)
 """Steps that are tried, where larger ones disagree: a network whose curvature shows at a thousandth
 of the noise has the right products all the same; wrong ones disagree at every step."""
@@ -45,8 +47,8 @@ def require_derivative(
         The relative disagreement as ``derivative_check``, for the metadata; empty for linear ones.
 
     Raises:
-        NotDifferentiableError: if f has no such products, or they disagree by more than 30 %. From
-            10 % there is a warning.
+        NotDifferentiableError: if f has no such products, they are not finite, or they disagree by
+            more than 30 %. From 10 % there is a warning.
     """
     if problem.bound.linear:
         return {}
@@ -58,11 +60,20 @@ def require_derivative(
     product = None
     if not transposed:
         product = problem.linearization.jvp(noise[None])[0] if known is None else known[1]
+        _require_finite(product, f" at {int((~torch.isfinite(product)).sum())} voxels")
+    kind = _coarse(problem.image)
+    # Rounding asks for long steps and curvature for short ones: any may be the best.
+    enough = DISAGREEMENT if kind is None else DISAGREEMENT / 3
     found = float("inf")
     for smaller in SMALLER:
         found = min(found, _disagreement(problem, noise, product, smaller))
-        if found <= DISAGREEMENT:
+        if found <= enough:
             break
+    if kind is not None and not found <= DISAGREEMENT and _hidden(problem, noise, kind):
+        raise NotDifferentiableError(
+            f"the image was rounded to {str(kind).removeprefix('torch.')}, which hides what the "
+            "noise changes, and with it whether the derivative is right; let it be single precision"
+        )
     if not found <= DISAGREEMENT:
         raise NotDifferentiableError(
             "the Jacobian products of the reconstruction disagree with finite differences by "
@@ -86,6 +97,7 @@ def _disagreement(
     scale = float(torch.linalg.vector_norm(difference))
     if product is None:
         back = problem.linearization.vjp(difference[None])[0]
+        _require_finite(back, "")
         missing = abs(float((back.conj() * noise).real.sum()) - scale**2)
         scale = scale**2
     else:
@@ -93,6 +105,34 @@ def _disagreement(
     if scale > 0:
         return missing / scale
     return 0.0 if missing == 0 else float("inf")
+
+
+def _coarse(image: Tensor) -> torch.dtype | None:
+    """The half precision that the image was rounded to, whatever it is stored as; None if it was
+    not."""
+    values = torch.view_as_real(image) if image.is_complex() else image
+    for kind in (torch.bfloat16, torch.float16):  # numbers of the first are mostly of the second
+        if bool(values.any()) and torch.equal(values.to(kind).to(values.dtype), values):
+            return kind
+    return None
+
+
+def _hidden(problem: Problem, noise: Tensor, kind: torch.dtype) -> bool:
+    """Whether the image's rounding is no small part of all differences but the longest, which
+    curvature may spoil."""
+    shorter = SMALLER[1]
+    change = shorter * LONGEST * torch.linalg.vector_norm(_difference(problem, noise, shorter))
+    # Two roundings, each uniform within half a unit that is three quarters of eps on average.
+    rounding = 0.3 * torch.finfo(kind).eps * torch.linalg.vector_norm(problem.image)
+    return bool(rounding > DISAGREEMENT / 3 * change)
+
+
+def _require_finite(product: Tensor, where: str) -> None:
+    if not bool(torch.isfinite(product).all()):
+        raise NotDifferentiableError(
+            f"the derivative of the reconstruction is not finite{where} (a root or modulus of 0? "
+            "add a small number to what it is taken of)"
+        )
 
 
 def _difference(problem: Problem, noise: Tensor, smaller: float = 1.0) -> Tensor:
@@ -104,7 +144,10 @@ def _difference(problem: Problem, noise: Tensor, smaller: float = 1.0) -> Tensor
     # relative to the data, but never more than the noise itself.
     eps = torch.finfo(kspace.real.dtype).eps
     ratio = float(torch.linalg.vector_norm(kspace) / torch.linalg.vector_norm(noise))
-    step = smaller * min(max(eps**0.5 * ratio, 1e-3), 0.5)
+    step = min(max(eps**0.5 * ratio, 1e-3), LONGEST)
+    if _coarse(problem.image) is not None:
+        step = LONGEST
+    step *= smaller
     with torch.no_grad(), full_precision():
         # The image at hand may have been rounded otherwise.
         image = problem.image if kspace.device.type == "cpu" else f(kspace)

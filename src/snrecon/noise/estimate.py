@@ -18,6 +18,9 @@ from snrecon.noise.analytic import analytic, unsupported
 from snrecon.noise.certified import certified_map
 from snrecon.noise.corrected import corrected_map
 from snrecon.noise.exact import exact
+from snrecon.noise.options import chosen, real, whole
+from snrecon.noise.own_function import require_repeatable
+from snrecon.noise.predicted import load_predictor
 from snrecon.noise.problem import Problem, Progress, Reconstruction
 from snrecon.noise.replicas import replicas
 from snrecon.noise.sampling import StateFile
@@ -28,7 +31,7 @@ from snrecon.physics.memory import available_bytes
 
 Estimator = Literal["auto", "analytic", "exact", "certified", "corrected", "sketch", "replicas"]
 ESTIMATORS = ("auto", "analytic", "exact", "certified", "corrected", "sketch", "replicas")
-SAMPLED = ("auto", "certified", "corrected", "sketch", "replicas")
+SAMPLED = ("certified", "corrected", "sketch", "replicas")
 
 FOLD_BYTES = 1200
 """Memory that certifying takes for every voxel: the folds' sums, features, maps of every pair."""
@@ -70,8 +73,9 @@ def noise_map(
             or ``auto``: the first of analytic, certified, replicas that the method allows;
             ``details["why"]`` says why.
         tolerance: Relative RMS error of sigma over voxels with ``|x| >= 3 sigma`` at which to stop;
-            0 runs to ``max_passes``. Of the certified estimator it is the upper 95 % limit; sketch
-            and replicas take their standard error.
+            0 runs to ``max_passes``, which is needed then except for exact and closed forms. Of the
+            certified estimator it is the upper 95 % limit; sketch and replicas take their standard
+            error.
         max_passes: Largest number of probes or replicas, each slice.
         seed: Seed of probes and replicas; same seed, same result.
         progress: ``progress(done, total, message)``.
@@ -86,23 +90,27 @@ def noise_map(
             reconstruction (scheme ``noise_predictor``), a shipped one by name or one from a file.
             What it is worth the certificate finds out.
         regions: Certified maps only: boolean, shaped as the maps, by name; each gets a certificate
-            of its own, ``details["certificate"]["regions"]``.
+            of its own, ``details["certificate"]["regions"]``. Regions without noise get none, with
+            a warning; there is one too where ``auto`` chooses what takes no regions, or predictor.
 
     Returns:
         NoiseMap with image, maps and what was frozen.
 
     Raises:
         InputError: if the noise is unknown, an option does not fit, the callable returns no such
-            image, or the estimator does not apply to the method.
+            image, draws at random or is a network in training mode, or the estimator does not apply
+            to the method.
     """
     if estimator not in ESTIMATORS:
         raise InputError(f"estimator must be one of {', '.join(ESTIMATORS)}, not {estimator!r}.")
+    tolerance, noise_scale = real("tolerance", tolerance), real("noise_scale", noise_scale)
+    seed = whole("seed", seed)
+    max_passes = None if max_passes is None else whole("max_passes", max_passes, least=1)
+    chunk = None if chunk is None else whole("chunk", chunk, least=1)
     if not 0 <= tolerance < float("inf"):
         raise InputError(f"tolerance must be 0 or a positive number, not {tolerance}.")
-    if max_passes is not None and max_passes < 1:
-        raise InputError(f"max_passes must be at least 1, not {max_passes}.")
-    if tolerance == 0 and max_passes is None and estimator in SAMPLED:
-        raise InputError("with tolerance 0 the number of passes must be given (max_passes).")
+    if estimator != "auto":
+        _require_end(estimator, tolerance, max_passes)
     if not 0 < noise_scale < float("inf"):
         raise InputError(f"noise_scale must be positive and finite, not {noise_scale}.")
     if voxels is not None and estimator not in ("auto", "exact"):
@@ -114,6 +122,8 @@ def noise_map(
     if regions and estimator not in ("auto", "certified"):
         raise InputError("regions are for the certified estimator only.")
     scan.require_noise()
+    if scan.maps is not None and not bool(scan.maps.any()):
+        raise InputError(f"{scan.source}: the coil maps are zero everywhere: there is no image.")
     options: dict[str, Any] = {
         "tolerance": tolerance,
         "max_passes": max_passes,
@@ -130,7 +140,7 @@ def noise_map(
                 estimator,
                 options | {"progress": report},
                 StateFile.at(state, index),
-                None if voxels is None else (voxels[index] if scan.layout == "stack" else voxels),
+                _voxels(voxels, scan, index),
                 noise_scale,
                 compress,
                 {"predictor": predictor, "regions": _regions(regions or {}, scan, index)},
@@ -143,15 +153,70 @@ def noise_map(
     return results[0] if scan.layout == "grid" else stacked(results)
 
 
+def _require_end(estimator: str, tolerance: float, max_passes: int | None) -> None:
+    """InputError where nothing would end a run."""
+    if tolerance == 0 and max_passes is None and estimator in SAMPLED:
+        raise InputError("with tolerance 0 the number of passes must be given (max_passes).")
+
+
+def _voxels(voxels: Tensor | None, scan: Scan, index: int) -> Tensor | None:
+    """Those of one slice."""
+    if voxels is None:
+        return None
+    voxels = torch.as_tensor(voxels)
+    if scan.layout != "stack":
+        return voxels
+    if voxels.ndim != 3 or voxels.shape[0] != scan.slices:
+        raise InputError(f"the voxels have shape {tuple(voxels.shape)}, but the scan has "
+                         f"{scan.slices} slices.")
+    return voxels[index]
+
+
 def _regions(regions: Mapping[str, Tensor], scan: Scan, index: int) -> dict[str, Tensor]:
     """Those of one slice; of a stack, only those that reach into it."""
+    given = {name: torch.as_tensor(region) for name, region in regions.items()}
     if scan.layout != "stack":
-        return dict(regions)
-    for name, region in regions.items():
+        return given
+    for name, region in given.items():
         if region.ndim != 3 or region.shape[0] != scan.slices:
             raise InputError(f"the region {name!r} has shape {tuple(region.shape)}, but the scan "
                              f"has {scan.slices} slices.")
-    return {name: region[index] for name, region in regions.items() if bool(region[index].any())}
+        if not bool(region.any()):
+            raise InputError(f"the region {name!r} is empty.")
+    return {name: region[index] for name, region in given.items() if bool(region[index].any())}
+
+
+def _checked(problem: Problem, more: dict[str, Any]) -> dict[str, Any]:
+    """Predictor and regions, whatever becomes of them.
+
+    Raises:
+        InputError: if the predictor cannot be read, or a region does not fit.
+    """
+    if more["predictor"] is not None:
+        load_predictor(more["predictor"])
+    regions = {name: chosen(region, problem.image, f"the region {name!r}")
+               for name, region in more["regions"].items()}
+    return more | {"regions": regions}
+
+
+def _warn_unused(estimator: str, more: dict[str, Any]) -> None:
+    """Say what the estimator that was chosen can make no use of."""
+    unused = [key for key, value in more.items()
+              if key not in TAKES.get(estimator, ()) and value is not None and value != {}]
+    for key in unused:
+        warnings.warn(f"{key} without effect: the estimator chosen is {estimator}.",
+                      SnreconWarning, stacklevel=4)
+
+
+def _warn_quiet(regions: dict[str, Tensor], result: NoiseMap) -> None:
+    """Say which regions hold no noise that could be certified."""
+    certificate = result.details.get("certificate")
+    if not certificate:
+        return
+    for name in regions:
+        if name not in certificate.get("regions", {}):
+            warnings.warn(f"the region {name!r} has no noise, and so no certificate.",
+                          SnreconWarning, stacklevel=4)
 
 
 def _slice_map(
@@ -164,13 +229,18 @@ def _slice_map(
     compress: float | None,
     more: dict[str, Any],
 ) -> NoiseMap:
-    chosen, why = (estimator, "as asked") if estimator != "auto" else _choose(problem, voxels)
+    more = _checked(problem, more)
+    taken, why = (estimator, "as asked") if estimator != "auto" else _choose(problem, voxels)
+    _require_end(taken, options["tolerance"], options["max_passes"])
+    _warn_unused(taken, more)
     facts = {**_facts(problem), "why": why}
     progress, chunk = options["progress"], options["chunk"]
-    if chosen == "analytic":
+    if taken == "analytic":
         return replace(analytic(problem, details=facts), seed=options["seed"])
+    if taken == "replicas":
+        require_repeatable(problem)
     try:
-        if chosen == "exact":
+        if taken == "exact":
             rows = exact(
                 problem,
                 voxels=voxels,
@@ -181,17 +251,21 @@ def _slice_map(
                 details=facts,
             )
             return replace(rows, seed=options["seed"])
-        if chosen in JACOBIAN:
-            run = JACOBIAN[chosen]
-            fitting = {key: more[key] for key in TAKES.get(chosen, ())}
-            return run(
+        if taken in JACOBIAN:
+            run = JACOBIAN[taken]
+            fitting = {key: more[key] for key in TAKES.get(taken, ())}
+            result = run(
                 problem, **options, state_file=state_file, details=facts, **fitting).result()
+            _warn_quiet(fitting.get("regions", {}), result)
+            return result
     except NotDifferentiableError as error:
+        require_repeatable(problem)  # of what draws at random there are no replicas either
         if estimator != "auto":
             source = problem.scan.source
             raise InputError(f"{source}: {error}; use the estimator 'replicas'.") from error
         facts["why"] = f"replicas, because {error}"
         warnings.warn(f"using replicas: {error}.", SnreconWarning, stacklevel=3)
+        _warn_unused("replicas", more if taken in TAKES else {})
     state = replicas(
         problem, **options, state_file=state_file, noise_scale=noise_scale, details=facts
     )

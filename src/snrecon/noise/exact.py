@@ -67,7 +67,9 @@ def exact(
             the state file is of something else.
     """
     image = problem.image
-    wanted = torch.ones_like(image, dtype=torch.bool) if voxels is None else voxels.to(image.device)
+    wanted = torch.ones_like(image, dtype=torch.bool)
+    if voxels is not None:
+        wanted = torch.as_tensor(voxels, device=image.device)
     if wanted.shape != image.shape or wanted.dtype != torch.bool:
         raise InputError(
             f"voxels must be a boolean array of the image's shape {tuple(image.shape)}, not "

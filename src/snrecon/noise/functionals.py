@@ -7,6 +7,7 @@ correlation around a voxel.
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from snrecon.data import Scan
 from snrecon.errors import InputError
 from snrecon.noise.derivative import require_derivative
 from snrecon.noise.exact import rows
+from snrecon.noise.options import weights
 from snrecon.noise.problem import Problem, Reconstruction
 from snrecon.physics.jacobian import NotDifferentiableError
 from snrecon.physics.operators import Encoding
@@ -57,21 +59,44 @@ def roi(recon: Reconstruction, scan: Scan, mask: Tensor) -> RegionNoise:
         Value, standard deviation, and the share of every k-space sample in the variance.
 
     Raises:
-        InputError: if ``mask`` does not fit the image or is empty, or the derivative is not that of
-            finite differences.
+        InputError: if ``mask`` does not fit the image, is empty or holds NaN, or the derivative is
+            not that of finite differences.
     """
-    problem = Problem.of(recon, scan)
-    weights = _weights(problem, mask)
-    _checked(problem, transposed=True)
-    gradient = problem.linearization.vjp(weights[None])[0] * problem.scan.sampled
-    row = problem.colouring.H(gradient)
-    variance = float((row.abs().double() ** 2).sum()) / 2
-    return RegionNoise(
-        value=float((weights.conj() * problem.image).real.double().sum()),
-        sd=variance**0.5,
-        attribution=_shares(problem, gradient),
-        voxels=int((weights != 0).sum()),
-    )
+    return Functional.of(recon, scan, mask).noise()
+
+
+@dataclass(frozen=True, eq=False)
+class Functional:
+    """A linear functional of the image, and its gradient with respect to the measured samples."""
+
+    problem: Problem
+    weights: Tensor
+    """``(*image)``: the functional is ``Re sum_i conj(w_i) x_i``."""
+    gradient: Tensor
+    """``(coil, *grid)``, 0 where nothing is measured."""
+
+    @staticmethod
+    def of(recon: Reconstruction, scan: Scan, mask: Tensor) -> Functional:
+        """One VJP; arguments and errors as of :func:`roi`."""
+        problem = Problem.of(recon, scan)
+        cotangent = _weights(problem, mask)
+        _checked(problem, transposed=True)
+        gradient = problem.linearization.vjp(cotangent[None])[0] * problem.scan.sampled
+        return Functional(problem, cotangent, gradient)
+
+    def variance(self, scale: Tensor | float = 1.0) -> float:
+        """Due to noise of the scan times ``scale`` ``(*grid)``, to first order."""
+        row = self.problem.colouring.H(self.gradient * scale)
+        return float((row.abs().double() ** 2).sum()) / 2
+
+    def noise(self) -> RegionNoise:
+        """Its value, standard deviation and attribution."""
+        return RegionNoise(
+            value=float((self.weights.conj() * self.problem.image).real.double().sum()),
+            sd=self.variance() ** 0.5,
+            attribution=_shares(self.problem, self.gradient),
+            voxels=int((self.weights != 0).sum()),
+        )
 
 
 def attribution(recon: Reconstruction, scan: Scan, mask: Tensor) -> Tensor:
@@ -149,22 +174,22 @@ def _checked(problem: Problem, transposed: bool) -> None:
 
 def _unit(problem: Problem, voxel: tuple[int, ...]) -> Tensor:
     shape = problem.image.shape
-    if len(voxel) != len(shape) or not all(-n <= i < n for i, n in zip(voxel, shape, strict=True)):
-        raise InputError(f"voxel {tuple(voxel)} is not in the image of shape {tuple(shape)}.")
+    try:
+        place = tuple(operator.index(i) for i in voxel)
+    except TypeError:
+        raise InputError(
+            f"voxel must be {len(shape)} whole numbers, an index into the image, not {voxel!r}."
+        ) from None
+    if len(place) != len(shape) or not all(-n <= i < n for i, n in zip(place, shape, strict=True)):
+        raise InputError(f"voxel {place} is not in the image of shape {tuple(shape)}.")
     unit = torch.zeros_like(problem.image)
-    unit[tuple(voxel)] = problem.direction[tuple(voxel)]
+    unit[place] = problem.direction[place]
     return unit
 
 
 def _weights(problem: Problem, mask: Tensor) -> Tensor:
     image = problem.image
-    mask = torch.as_tensor(mask, device=image.device)
-    if mask.shape != image.shape:
-        raise InputError(
-            f"the region has shape {tuple(mask.shape)}, the image {tuple(image.shape)}."
-        )
-    if not bool((mask != 0).any()):
-        raise InputError("the region is empty.")
+    mask = weights(mask, image)
     if mask.is_complex():
         return mask.to(image.dtype) if image.is_complex() else mask.real.to(image.dtype)
     if mask.dtype == torch.bool:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from snrecon.data import Scan
 from snrecon.errors import InputError
+from snrecon.noise.options import chosen, real, whole
 from snrecon.noise.problem import Problem, Reconstruction, probe_generator
 from snrecon.noise.replicas import evaluate
 from snrecon.physics.jacobian import NotDifferentiableError
@@ -69,15 +70,20 @@ def linearity_check(
         is than the first-order sigma; sharing the draws makes it far less noisy than two maps.
 
     Raises:
-        InputError: if the reconstruction cannot be differentiated.
+        InputError: if the reconstruction cannot be differentiated, the region does not fit the
+            image or has no noise, or an option is no such number.
     """
+    draws, seed = whole("draws", draws, least=1), whole("seed", seed)
+    if not 0 < real("noise_scale", noise_scale) < float("inf"):
+        raise InputError(f"noise_scale must be positive and finite, not {noise_scale}.")
     problem = Problem.of(recon, scan)
     first: list[Tensor] = []
     odd: list[Tensor] = []
     even: list[Tensor] = []
     with torch.no_grad(), full_precision():
         kspace, image = scan.kspace, problem.image
-        inside = torch.ones_like(image, dtype=torch.bool) if region is None else region
+        everywhere = torch.ones_like(image, dtype=torch.bool)
+        inside = everywhere if region is None else chosen(region, image)
         for k in range(draws):
             generator = probe_generator(seed, k, STREAM)
             noise = noise_scale * problem.colouring.sample(generator, kspace.dtype)
@@ -89,6 +95,8 @@ def linearity_check(
     # Mean square of f(y + n) - f(y) - J n over +n and -n: odd and even parts do not mix.
     gap = ((o - jn).abs().double() ** 2 + e.abs().double() ** 2).mean(0)
     size = (jn.abs().double() ** 2).mean(0)
+    if not bool(size[inside].any()):
+        raise InputError(f"{scan.source}: nowhere in the region is there any noise.")
     residual = torch.where(size > 0, (gap / size.clamp_min(1e-300)).sqrt(), 0)
     base = _mean_square(problem.project(jn)[0], inside)
     shift = problem.project(e)[0]

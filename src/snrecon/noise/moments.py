@@ -12,9 +12,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from snrecon.errors import InputError
 from snrecon.noise.accumulated import Accumulated, Found
 
 NAMES = ("a1", "a2", "a3", "a4", "b1", "b2", "ab")
+FEWEST = 2
+"""Samples without which there is no spread about their own mean."""
+TOO_FEW = "replicas need at least two passes"
 GAUSSIAN = 2.0
 """Dispersion of Gaussian samples: kurtosis 3 minus 1."""
 
@@ -75,7 +79,13 @@ class Moments(Accumulated):
         return Moments(self.count, sums, self.zero_mean)
 
     def result(self, image: Tensor) -> Found:
-        """The sample covariance, and its standard error from fourth moments."""
+        """The sample covariance, and its standard error from fourth moments.
+
+        Raises:
+            InputError: if the mean has to be estimated, from fewer than two samples.
+        """
+        if not self.zero_mean and self.count < FEWEST:
+            raise InputError(f"{TOO_FEW}, and there are only {self.count} so far.")
         return Found(self.covariance(), self.sigma()[1])
 
     def arrays(self) -> dict[str, Tensor]:

@@ -23,6 +23,11 @@ NAMES = ("taa", "tbb", "tab", "t2", "ea", "eb", "eaa", "ebb", "eab")
 ``taa``, ``e``, and products of ``e``."""
 COST = 3
 """Passes a pair: two reconstructions, one Jacobian product."""
+FEWEST = 2
+"""Pairs without which there is neither a correction nor its error."""
+FLOOR = 0.5
+"""Least variance, in its own standard errors: what came out lower, or negative, is only known to be
+small. Sigma is then stated as no better known than to 100 %, not as 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,11 +104,12 @@ class PairMoments(Accumulated):
                        first_error=self.first_error.to(device))
 
     def correction(self) -> Tensor:
-        """What the pairs add to the first-order ``(Var a, Var b, Cov)``, ``(3, *image)``."""
-        s, n = self.sums, max(self.count, 1)
+        """What the pairs add to the first-order ``(Var a, Var b, Cov)``, ``(3, *image)``; nothing
+        while there are fewer than two, whose spread is no estimate of anything."""
+        s, n = self.sums, self.count
+        if n < FEWEST:
+            return torch.zeros_like(self.first)
         spread = torch.stack([s["taa"], s["tbb"], s["tab"]]) / n
-        if self.count < 2:
-            return spread
         distinct = torch.stack([
             s["ea"] ** 2 - s["eaa"], s["eb"] ** 2 - s["ebb"], s["ea"] * s["eb"] - s["eab"]])
         return spread - distinct / (n * (n - 1))
@@ -111,7 +117,7 @@ class PairMoments(Accumulated):
     def correction_error(self) -> Tensor:
         """Standard error of the first of them, ``(*image)``."""
         s, n = self.sums, self.count
-        if n < 2:
+        if n < FEWEST:
             return torch.full_like(s["taa"], float("inf"))
         scatter = (s["t2"] - s["taa"] ** 2 / n).clamp_min(0) / (n - 1)
         mean = s["ea"] / n
@@ -119,16 +125,22 @@ class PairMoments(Accumulated):
         return ((scatter + 4 * mean**2 * even) / n + 2 * even**2 / (n * (n - 1))).sqrt()
 
     def result(self, image: Tensor) -> Found:
-        """The corrected covariance."""
+        """The corrected covariance; with fewer than two pairs the first order's, with an infinite
+        standard error."""
         covariance = self.first + self.correction()
-        covariance[:2] = covariance[:2].clamp_min(0)
-        sigma = covariance[0].sqrt()
-        tiny = torch.finfo(torch.float64).tiny
-        own = torch.where(sigma > 0, self.correction_error() / (2 * sigma).clamp_min(tiny), 0)
-        error = (self.first_error**2 + own.nan_to_num(posinf=0.0) ** 2).sqrt()
         total = float(self.first[0].sum())
         ratio = float(covariance[0].sum()) / total if total > 0 else 1.0
-        return Found(covariance, error, {"over_first_order": ratio**0.5, "pairs": self.count})
+        facts = {"over_first_order": max(ratio, 0.0) ** 0.5, "pairs": self.count}
+        scatter = self.correction_error()
+        variance_error = (4 * self.first[0] * self.first_error**2 + scatter**2).sqrt()
+        covariance[:2] = covariance[:2].clamp_min(0)
+        if self.count >= FEWEST:
+            covariance[0] = torch.maximum(covariance[0], FLOOR * variance_error)
+        sigma = covariance[0].sqrt()
+        tiny = torch.finfo(torch.float64).tiny
+        # Without noise the pairs scatter by nothing.
+        error = torch.where(variance_error > 0, variance_error / (2 * sigma).clamp_min(tiny), 0)
+        return Found(covariance, error, facts)
 
     def arrays(self) -> dict[str, Tensor]:
         """Sums and the first-order map."""

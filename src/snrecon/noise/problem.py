@@ -13,32 +13,45 @@ from torch import Tensor
 
 from snrecon.data import Scan
 from snrecon.errors import InputError, naming
+from snrecon.noise.own_function import require_evaluation, undisturbed
 from snrecon.physics.jacobian import Linearization
 from snrecon.physics.thermal import NoiseColouring
 from snrecon.recon.base import Bound
 
 Reconstruction = Any
 """A Reconstructor (anything with ``bind``) or a callable from k-space to image."""
+SETTINGS = (
+    "algorithm", "as_published", "cg_steps", "channels", "combine", "consistency",
+    "corrector_steps", "decode", "eta", "held_out", "images", "iterations", "kernel", "lambda",
+    "lambda_end", "lambda_source", "lambda_start", "lamda_calibration", "layers", "m", "output",
+    "seed", "snr", "start", "stop", "tether", "warm_iterations", "warm_start", "wavelet", "weights",
+)
+"""Details of a bound method that define its function; others, such as condition numbers and counts
+of steps, are results and may differ between machines."""
 Progress = Callable[[int, int | None, str], None]
 """``progress(done, total, message)``; total is None while it is not known."""
 
 
 def bind(recon: Reconstruction, scan: Scan) -> Bound:
-    """Bind a Reconstructor to the scan, or wrap a user's ``f(kspace)``.
+    """Bind a Reconstructor to the scan, or wrap a user's ``f(kspace)``, which gets a copy.
 
     Raises:
-        InputError: if it is neither, or the method does not fit the scan, which is named.
+        InputError: if it is neither, the method does not fit the scan, which is named, or its
+            network is in training mode.
     """
     if isinstance(recon, Bound):
         return recon
     if hasattr(recon, "bind"):
         with naming(scan.source):
             bound = recon.bind(scan)
+        if not (isinstance(bound, Bound) and bound.stochastic):
+            require_evaluation(recon)
         if isinstance(bound, Bound):
             return bound
-        return Bound(function=bound, method=_name(recon), batched=False)
+        return Bound(function=undisturbed(bound), method=_name(recon), batched=False)
     if callable(recon):
-        return Bound(function=recon, method=_name(recon), batched=False)
+        require_evaluation(recon)
+        return Bound(function=undisturbed(recon), method=_name(recon), batched=False)
     raise InputError(
         f"{recon!r} is no reconstruction: give a method, or a callable from k-space to image."
     )
@@ -152,11 +165,22 @@ class Problem:
         """
         digest = hashlib.sha256()
         noise = self.scan.require_noise()
-        for tensor in (self.scan.kspace, self.scan.sampled, noise.covariance, noise.spectrum):
+        scan = self.scan
+        for tensor in (scan.kspace, scan.sampled, noise.covariance, noise.spectrum, scan.maps):
+            # Also what is absent, or a spectrum could pass for maps.
+            digest.update(b"-" if tensor is None else repr(tuple(tensor.shape)).encode())
             if tensor is not None:
-                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        digest.update(repr((self.bound.method, self.bound.frozen)).encode())
+                values = tensor.detach().cpu().resolve_conj().contiguous()
+                digest.update(values.numpy().tobytes())
+        settings = [(name, _told(self.bound.details[name])) for name in SETTINGS
+                    if name in self.bound.details]
+        digest.update(repr((self.bound.method, self.bound.frozen, settings)).encode())
         return digest.hexdigest()
+
+
+def _told(value: object) -> str:
+    """A setting in words; floats, which may have been computed, but for their last digits."""
+    return f"{value:.3g}" if isinstance(value, float) else repr(value)
 
 
 def probe_generator(seed: int, index: int, stream: int) -> torch.Generator:

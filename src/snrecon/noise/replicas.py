@@ -12,6 +12,8 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
+from snrecon.errors import InputError
+from snrecon.noise.moments import FEWEST, TOO_FEW
 from snrecon.noise.problem import Problem, Progress
 from snrecon.noise.sampling import Rule, StateFile, run
 from snrecon.noise.state import State
@@ -37,14 +39,19 @@ def replicas(
     Args:
         problem: Function, scan and noise.
         tolerance: RMS relative standard error of sigma to stop at; 0 runs to ``max_passes``.
-        max_passes: Largest number of replicas.
+        max_passes: Largest number of replicas, at least 2.
         seed: Seed of the noise.
         progress: Called after every chunk.
         state_file: Where to save and from where to resume.
         chunk: Replicas at once; by default from the memory at hand.
         noise_scale: ``e``: below 1 the first-order limit of a nonlinear f is approached.
         details: Facts for the metadata.
+
+    Raises:
+        InputError: if ``max_passes`` is below 2.
     """
+    if max_passes is not None and max_passes < FEWEST:
+        raise InputError(f"{TOO_FEW}, not {max_passes}; raise max_passes (--max-passes).")
     kspace, image = problem.scan.kspace, problem.image
 
     def sampler(indices: range) -> Tensor:

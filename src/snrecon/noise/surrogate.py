@@ -59,12 +59,12 @@ class LineSurrogate:
     @staticmethod
     def of(problem: Problem) -> LineSurrogate | None:
         """The surrogate of a problem; None where there is none: the mask varies along no axis or
-        several, the noise is coloured along that axis, the image is not on the grid, or there are
-        no coil maps to be had (in 3D only given ones count: estimating them takes longer than the
-        passes that they save)."""
+        several, the noise is coloured along that axis, the image is not on the grid or zero, or
+        there are no coil maps to be had (in 3D only given ones count: estimating them takes longer
+        than the passes that they save)."""
         scan, image = problem.scan, problem.image
         axes = varying_axes(scan.sampled)
-        if len(axes) != 1 or tuple(image.shape) != scan.grid:
+        if len(axes) != 1 or tuple(image.shape) != scan.grid or not bool(image.any()):
             return None
         axis, noise = axes[0], scan.require_noise()
         n = scan.grid[axis]
@@ -80,7 +80,10 @@ class LineSurrogate:
             return None
         box = support_box(model.maps)
         gram = LineGram(model.maps, model.mask, axis, box).matrix
-        inverse = _inverse(gram, *_weights(image, axis, model.maps, box))
+        try:
+            inverse = _inverse(gram, *_weights(image, axis, model.maps, box))
+        except torch.linalg.LinAlgError:  # a line without edges or maps: the noise is what it is
+            return None
         parts = (torch.view_as_real(part) for part in (inverse @ gram, inverse))
         power = torch.mul(*parts).sum((-2, -1)).clamp_min(0)
         inner = image[box]

@@ -94,7 +94,7 @@ class Linearization:
                     reasons.append(name)
                     last = str(error).splitlines()[0] if str(error) else repr(error)
                     continue
-                if name == "linearize" and not self._trusted(result, tangents):
+                if name == "linearize" and not self._trusted(product, result, tangents):
                     reasons.append(name)
                     last = "its derivative is not that of torch.func.jvp"
                     continue
@@ -105,13 +105,19 @@ class Linearization:
             f"one said: {last[:120].rstrip('.')})"
         )
 
-    def _trusted(self, result: Tensor, tangents: Tensor) -> bool:
-        """Whether traced products ``result`` are those of ``torch.func.jvp``, and it has some.
+    def _trusted(self, product: Function, result: Tensor, tangents: Tensor) -> bool:
+        """Whether traced products ``result`` are those of ``torch.func.jvp``, and it has some, and
+        whether the next ones will be the same.
 
         Tracing takes whatever leaves torch (numpy) for a constant, and constants that the function
-        changes in place for what they were before, all without an error.
+        changes in place for what they were before, or changes them again with every product, all
+        without an error.
         """
         if not bool(result.any()):
+            return False
+        again = product(tangents[:1])[0]
+        change = torch.linalg.vector_norm(result[0] - again)
+        if not bool(change <= TRACED * torch.linalg.vector_norm(again)):
             return False
         try:
             with warnings.catch_warnings():
