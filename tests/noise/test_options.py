@@ -10,8 +10,9 @@ from benchmarks.small_problems import irregular_mask, small_scan
 from snrecon.data import Scan
 from snrecon.errors import InputError
 from snrecon.noise import linearity_check, noise_map, psf, roi
-from snrecon.noise.options import chosen, real, weights, whole
+from snrecon.noise.options import chosen, real, weights
 from snrecon.recon import Sense, ZeroFilled
+from snrecon.recon.option_types import whole_number
 
 SCAN = small_scan(irregular_mask())
 RECON = ZeroFilled()
@@ -20,14 +21,14 @@ REGION[5:8, 5:7] = True
 
 
 def test_numbers_of_any_library_are_numbers():
-    assert whole("n", np.int64(3)) == whole("n", torch.tensor(3)) == 3
-    assert isinstance(whole("n", np.int64(3)), int)
+    assert whole_number("n", np.int64(3)) == whole_number("n", torch.tensor(3)) == 3
+    assert isinstance(whole_number("n", np.int64(3)), int)
     assert real("x", np.float32(0.5)) == real("x", torch.tensor(0.5)) == 0.5
     for value in (1.5, None, "3", 20.0):
         with pytest.raises(InputError, match="n must be a whole number"):
-            whole("n", value)
-    with pytest.raises(InputError, match="n must be at least 2, not 1"):
-        whole("n", 1, least=2)
+            whole_number("n", value)
+    with pytest.raises(InputError, match="n must be a whole number of at least 2, not 1"):
+        whole_number("n", 1, least=2)
     for value in ("0.1", None, [1, 2], torch.zeros(2)):
         with pytest.raises(InputError, match="x must be a number"):
             real("x", value)
@@ -50,7 +51,8 @@ def test_regions_of_any_library_are_regions():
     ({"seed": 1.5}, "seed must be a whole number"),
     ({"tolerance": "0.1"}, "tolerance must be a number"),
     ({"noise_scale": None}, "noise_scale must be a number"),
-    ({"chunk": 0}, "chunk must be at least 1"),
+    ({"chunk": 0}, "chunk must be a whole number of at least 1"),
+    ({"seed": 2**70}, "the seed must be below"),
     ({"voxels": np.ones((2, 2), bool)}, "shape"),
 ])
 def test_what_is_no_option_says_so(options, sentence):
@@ -85,7 +87,7 @@ def test_places_that_are_none_say_so():
 
 
 def test_linearity_of_bad_regions_and_draws():
-    with pytest.raises(InputError, match="draws must be at least 1"):
+    with pytest.raises(InputError, match="draws must be a whole number of at least 1"):
         linearity_check(RECON, SCAN, draws=0)
     with pytest.raises(InputError, match="noise_scale"):
         linearity_check(RECON, SCAN, draws=2, noise_scale=0)

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from snrecon.data import Scan
 from snrecon.errors import InputError
-from snrecon.noise.options import chosen, real, whole
+from snrecon.noise.options import chosen, real
 from snrecon.noise.problem import Problem, Reconstruction, probe_generator
 from snrecon.noise.replicas import evaluate
 from snrecon.physics.jacobian import NotDifferentiableError
 from snrecon.physics.precision import full_precision
+from snrecon.recon.option_types import seed_number, whole_number
 
 STREAM = 4
 
@@ -73,7 +74,7 @@ def linearity_check(
         InputError: if the reconstruction cannot be differentiated, the region does not fit the
             image or has no noise, or an option is no such number.
     """
-    draws, seed = whole("draws", draws, least=1), whole("seed", seed)
+    draws, seed = whole_number("draws", draws, least=1), seed_number(seed)
     if not 0 < real("noise_scale", noise_scale) < float("inf"):
         raise InputError(f"noise_scale must be positive and finite, not {noise_scale}.")
     problem = Problem.of(recon, scan)

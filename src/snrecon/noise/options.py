@@ -2,33 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from snrecon.errors import InputError
-
-
-def whole(name: str, value: Any, least: int | None = None) -> int:
-    """A whole number; those of numpy and torch are welcome.
-
-    Args:
-        name: What it is called, for the sentence.
-        value: What was given.
-        least: The smallest that is allowed.
-
-    Raises:
-        InputError: if it is none, or too small.
-    """
-    try:
-        found = operator.index(value)
-    except TypeError:
-        raise InputError(f"{name} must be a whole number, not {value!r}.") from None
-    if least is not None and found < least:
-        raise InputError(f"{name} must be at least {least}, not {found}.")
-    return found
 
 
 def real(name: str, value: Any) -> float:

@@ -160,7 +160,7 @@ def run(
             state_file.write(state)
     error = rule.error(state)
     if tolerance > 0 and not error <= tolerance:  # also one that is not known
-        count = state.moments.samples
+        count = f"{state.moments.passes:g}"
         found = f"{count} passes are too few to tell the noise map's error"
         if math.isfinite(error):
             found = (f"the noise map's error is {rule.meaning}{error:.1%} after {count} passes, "
