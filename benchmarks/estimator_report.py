@@ -75,8 +75,10 @@ def certificate_table(found: Mapping[Setting, Cell]) -> str:
         ratios = sorted(bound / own for own, bound in cell.bounds)
         covered = [c for c in cell.coverage if c is not None]
         mean = 100 * sum(covered) / len(covered)
+        also = sum(share <= pair[1] for share, pair in zip(cell.shares, cell.bounds, strict=False))
         rows.append((setting.scan, setting.network, setting.kind,
                      f"{holds} of {len(cell.bounds)}", f"{ratios[len(ratios) // 2]:.2f}",
+                     f"{also} of {len(cell.shares)}" if cell.shares else "-",
                      f"{mean:.1f} ({100 * min(covered):.1f} to {100 * max(covered):.1f})",
                      *(f"{100 * cell.controls[name]:.1f}" if name in cell.controls else "-"
                        for name in ("true", "scaled", "blurred"))))
@@ -86,6 +88,7 @@ def certificate_table(found: Mapping[Setting, Cell]) -> str:
     total = (f"Together {sum(own <= bound for own, bound in pairs)} of {len(pairs)} bounds hold, "
              f"median bound over true error {ratios[len(ratios) // 2]:.2f}.")
     return table(["scan", "network", "mask", "bound holds", "median bound / true error",
+                  "holds for the error as a share of the true sigma",
                   "intervals cover, % (over numbers of probes)",
                   "bound of the true map by all probes, %", "of it times 1.05", "of it blurred"],
                  rows) + "\n\n" + total

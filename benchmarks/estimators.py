@@ -114,7 +114,7 @@ class Cell:
     """A full and a low probe, a replica, a forward pass (on a GPU one of a batch), the surrogate's
     answer and set-up, one certificate."""
     bounds: list[list[float]]
-    """True error and bound of every certified map."""
+    """True error, as a share of the sigma that the map states, and bound of every certified map."""
     coverage: list[float]
     """Share of voxels inside the certified map's 95 % interval, for each number of probes."""
     controls: dict[str, float] = field(default_factory=dict)
@@ -123,6 +123,8 @@ class Cell:
     """Exact rows: VJPs, seconds, forward passes per VJP, RMS difference to rows alone, spacing."""
     bytes: int = 0
     device: str = CPU
+    shares: list[float] = field(default_factory=list)
+    """The same errors as shares of the true sigma."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,7 +274,7 @@ def measure(
     predicted = prediction(setting.network, problem, surrogate)
     seconds["building"] = building if surrogate is not None else 0.0
     errors: dict[str, dict[str, list[float]]] = {way: {"sigma": [], "complex": []} for way in WAYS}
-    bounds, coverage, certifying = [], [], []
+    bounds, shares, coverage, certifying = [], [], [], []
     for count in (c for c in COUNTS if c <= probes):
         blocks = [slice(k * count, (k + 1) * count)
                   for k in range(min(BLOCKS, probes // count))]
@@ -296,6 +298,7 @@ def measure(
             bright = voxels & (image.abs() >= 3 * sigma)
             own = float((wanted / sigma - 1)[bright].square().mean().sqrt())
             bounds.append([own, best.certificate.bound])
+            shares.append(float((sigma / wanted - 1)[bright].square().mean().sqrt()))
             z = (sigma - wanted)[voxels].abs() / best.standard_error[voxels]
             inside.append(float((z < 1.96).double().mean()))
         for way, several in of_count.items():
@@ -306,7 +309,7 @@ def measure(
     controls = judged_maps(_sums(samples, slice(None), image), truth[0].sqrt(), voxels, image)
     seconds["certificate"] = sorted(certifying)[len(certifying) // 2]
     cell = Cell(weights, probes, errors, seconds, bounds,
-                coverage, controls, rows, size, label(where))  # type: ignore[arg-type]
+                coverage, controls, rows, size, label(where), shares)  # type: ignore[arg-type]
     if keep:
         cells.write(CACHE, setting.name, asdict(cell))
     return cell
