@@ -246,3 +246,10 @@ def test_bad_input(scan: Scan) -> None:
 
     with pytest.raises(ValueError, match="NaN or infinite"):
         posterior(replace(bound, sample=failing), scan, 12)
+
+
+def test_maps_may_be_lazy_conjugates(scan: Scan) -> None:
+    assert scan.maps is not None
+    lazy = replace(scan, maps=scan.maps.conj())
+    assert torch.equal(posterior(Gaussian(), lazy, 3).mean, posterior(
+        Gaussian(), replace(scan, maps=scan.maps.conj().resolve_conj()), 3).mean)

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,13 +18,17 @@ from snrecon.physics.jacobian import Linearization
 from snrecon.physics.thermal import NoiseColouring
 from snrecon.recon.base import Bound
 
+if TYPE_CHECKING:
+    from hashlib import _Hash as Digest
+
 Reconstruction = Any
 """A Reconstructor (anything with ``bind``) or a callable from k-space to image."""
 SETTINGS = (
     "algorithm", "as_published", "cg_steps", "channels", "combine", "consistency",
     "corrector_steps", "decode", "eta", "held_out", "images", "iterations", "kernel", "lambda",
-    "lambda_end", "lambda_source", "lambda_start", "lamda_calibration", "layers", "m", "output",
-    "seed", "snr", "start", "stop", "tether", "warm_iterations", "warm_start", "wavelet", "weights",
+    "lambda_end", "lambda_source", "lambda_start", "lamda_calibration", "layers", "m", "options",
+    "output", "seed", "snr", "start", "stop", "tether", "warm_iterations", "warm_start", "wavelet",
+    "weights",
 )
 """Details of a bound method that define its function; others, such as condition numbers and counts
 of steps, are results and may differ between machines."""
@@ -163,19 +167,24 @@ class Problem:
 
         The image is compared apart: its last bits depend on the machine.
         """
-        digest = hashlib.sha256()
-        noise = self.scan.require_noise()
-        scan = self.scan
-        for tensor in (scan.kspace, scan.sampled, noise.covariance, noise.spectrum, scan.maps):
-            # Also what is absent, or a spectrum could pass for maps.
-            digest.update(b"-" if tensor is None else repr(tuple(tensor.shape)).encode())
-            if tensor is not None:
-                values = tensor.detach().cpu().resolve_conj().contiguous()
-                digest.update(values.numpy().tobytes())
+        noise, scan = self.scan.require_noise(), self.scan
+        digest = digest_of(
+            scan.kspace, scan.sampled, noise.covariance, noise.spectrum, scan.maps)
         settings = [(name, _told(self.bound.details[name])) for name in SETTINGS
                     if name in self.bound.details]
         digest.update(repr((self.bound.method, self.bound.frozen, settings)).encode())
         return digest.hexdigest()
+
+
+def digest_of(*tensors: Tensor | None) -> Digest:
+    """A digest of tensors; also of which are absent, or a spectrum could pass for maps."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(b"-" if tensor is None else repr(tuple(tensor.shape)).encode())
+        if tensor is not None:
+            values = tensor.detach().cpu().resolve_conj().contiguous()
+            digest.update(values.numpy().tobytes())
+    return digest
 
 
 def _told(value: object) -> str:

@@ -102,15 +102,17 @@ class ConvDecoder(Reconstructor):
             raise InputError(f"convdecoder decodes 'image' or 'coils', not {decode!r}.")
         if combine is not None and combine not in get_args(Combine):
             raise InputError(f"convdecoder combines coils by 'matched' or 'rss', not {combine!r}.")
-        for name, value, least in (
-            ("layers", layers, 2),
-            ("channels", channels, 1),
-            ("iterations", iterations, 1),
-            ("patience", patience, 1),
-            ("restarts", restarts, 1),
-            ("warm_iterations", warm_iterations, 0),
-        ):
+        layers, channels, iterations, patience, restarts, warm_iterations = (
             whole_number(f"{name} of convdecoder", value, least)
+            for name, value, least in (
+                ("layers", layers, 2),
+                ("channels", channels, 1),
+                ("iterations", iterations, 1),
+                ("patience", patience, 1),
+                ("restarts", restarts, 1),
+                ("warm_iterations", warm_iterations, 0),
+            )
+        )
         if activation not in get_args(Activation):
             raise InputError(
                 f"the activation of convdecoder is 'relu' or 'silu', not {activation!r}."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,7 +13,13 @@ from torch import Tensor
 
 from snrecon.data import Scan
 from snrecon.errors import InputError, naming
-from snrecon.noise.problem import Problem, Reconstruction, bind, probe_generator
+from snrecon.noise.problem import (
+    Problem,
+    Reconstruction,
+    bind,
+    digest_of,
+    probe_generator,
+)
 from snrecon.noise.sampling import StateFile
 from snrecon.physics.jacobian import Linearization, NotDifferentiableError
 from snrecon.recon.base import Bound
@@ -105,12 +110,9 @@ class Draws(Problem):
     @cached_property
     def fingerprint(self) -> str:
         """Identifies scan, method and settings; the noise need not be known."""
-        digest = hashlib.sha256()
-        noise = self.scan.noise
-        known = () if noise is None else (noise.covariance, noise.spectrum)
-        for tensor in (self.scan.kspace, self.scan.sampled, self.scan.maps, *known):
-            if tensor is not None:
-                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        noise, scan = self.scan.noise, self.scan
+        known = (None, None) if noise is None else (noise.covariance, noise.spectrum)
+        digest = digest_of(scan.kspace, scan.sampled, scan.maps, *known)
         digest.update(repr((self.bound.method, self.bound.frozen, self.settings)).encode())
         return digest.hexdigest()
 
