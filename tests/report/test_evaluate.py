@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import networks_at_hand as nets
 import real_files
 import snrecon.recon as recon
 from snrecon.data import Scan
@@ -228,3 +229,18 @@ def test_a_result_says_how_its_coils_were_combined(tmp_path: Path, ending: str) 
         path = tmp_path / f"{combine}.{ending}"
         save_image(torch.ones(8, 8), path, method="e2e_varnet", metadata={"combine": combine})
         assert read_images(path).kind == combine
+
+
+@pytest.mark.parametrize("crop", [None, (30, 24), (20, 16)])
+def test_whitened_coils_are_scored_over_the_part_that_the_file_shows(tmp_path: Path, crop) -> None:
+    data = real_files.write_brain(tmp_path / "f.h5", slices=1)
+    with h5py.File(tmp_path / "f.h5", "a") as file:
+        stored = rss(data)[:, 5:35, 4:28].transpose(-1, -2).numpy()
+        file.create_dataset("reconstruction_rss", data=stored)
+    network = recon.E2EVarNet(nets.e2e_varnet(), combine="rss", crop=crop)
+    (row,) = reconstruct(tmp_path / "f.h5", network, None, noise_covariance="identity")
+    assert (row.rows, row.columns) == (crop or (30, 24))
+    kept = recon.KspaceModule(torch.nn.Identity(), ("kspace",), "kspace", pairs=False)
+    (row,) = reconstruct(tmp_path / "f.h5", kept, None, noise_covariance="identity")
+    assert (row.rows, row.columns) == (30, 24)
+    assert row.nmse < 1e-9

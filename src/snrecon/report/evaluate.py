@@ -33,6 +33,7 @@ from snrecon.physics.fourier import ifft
 from snrecon.physics.masks import make_mask
 from snrecon.recon.base import Bound, Reconstructor
 from snrecon.recon.forward_model import NOISE
+from snrecon.recon.own_network import centre_crop
 from snrecon.recon.zero_filled import root_sum_of_squares
 from snrecon.report.volumes import paired, scan_files
 
@@ -132,7 +133,8 @@ def reconstruct(
     """Undersample fully sampled scans, reconstruct them and score the images, a row a volume.
 
     All slices and volumes of one width get the same mask. The ``rss`` reference of a fastMRI file
-    is its own ``reconstruction_rss`` where it has one, otherwise computed from the k-space.
+    is its own ``reconstruction_rss`` where it has one, otherwise computed from the k-space, as it
+    always is for images of whitened coils.
 
     Args:
         scans: A scan, or a folder of them, of any format that ``load`` reads.
@@ -184,7 +186,14 @@ def _reconstructed(
         values, wanted = torch.stack(images), torch.stack(targets)
         if values.ndim == 4:  # a 3D grid is scored plane by plane
             values, wanted = values[0], wanted[0]
-        stored = None if white else _stored_reference(path, kind, reading)
+        stored = _stored_reference(path, kind, reading)
+        if white:  # of other coils than the stored one, but of the same part of the image
+            for part in (stored, values):
+                if part is not None:
+                    shape = (min(wanted.shape[-2], part.shape[-2]),
+                             min(wanted.shape[-1], part.shape[-1]))
+                    wanted = centre_crop(wanted, shape)
+            stored = None
         label = "none" if undersample is None else str(undersample["kind"])
         achieved = mask.numel() / int(mask.sum())
         made = Images(values, kind, name or recon.name, str(path))
