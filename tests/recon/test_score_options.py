@@ -247,3 +247,34 @@ def test_all_zero_data_gives_finite_images() -> None:
         prior, scan, _ = example(algorithm)
         empty = replace(scan, kspace=torch.zeros_like(scan.kspace))
         assert torch.isfinite(of(prior, algorithm)(empty)).all()
+
+
+@pytest.mark.parametrize("white", [True, False])
+def test_maps_of_virtual_coils_stand_for_whitened_maps_of_all(white) -> None:
+    """Unequal noise: what is orthonormal are the virtual coils after whitening, not before."""
+    _, scan = unequal_scan(3)
+    found = compressed(scan, 2, white)
+    assert found.scan.noise is not None
+    assert scan.noise is not None
+    back = found.back
+    torch.testing.assert_close(back.mH @ back, torch.eye(2, dtype=back.dtype))
+    # White noise of all coils, seen by the virtual ones and whitened there, is what `back` says.
+    mixing = torch.linalg.inv(scan.noise.whitening_matrix)
+    seen = found.scan.noise.whitening_matrix @ found.matrix @ mixing
+    torch.testing.assert_close(seen, back.mH)
+
+
+def test_a_score_of_ones_own_is_evaluated_not_trained() -> None:
+    class Dropping(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop = torch.nn.Dropout(0.5)
+
+        def forward(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
+            return -self.drop(x)
+
+    score = Dropping().train()
+    _, scan = unequal_scan()
+    recon = Score(weights=score, steps=3, scale=1.0)
+    assert not score.training
+    assert torch.equal(recon(scan), recon(scan))

@@ -82,7 +82,9 @@ def compressed(scan: Scan, coils: int, white: bool) -> VirtualCoils:
         vectors = matrix
         if noise is not None:
             virtual = matrix.to(noise.covariance)
+            before = torch.linalg.inv(noise.whitening_matrix)
             noise = replace(noise, covariance=virtual @ noise.covariance @ virtual.mH)
+            vectors = noise.whitening_matrix.to(matrix) @ matrix @ before.to(matrix)
     if maps is not None:
         maps = torch.einsum("vc,c...->v...", matrix.to(maps), maps)
     found = replace(scan, kspace=kspace, maps=maps, noise=noise, repetitions=None)

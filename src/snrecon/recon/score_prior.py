@@ -17,8 +17,8 @@ from snrecon.recon.own_network import fitted, named_network
 
 
 def named_score(weights: str | Path | Score) -> tuple[str, Score]:
-    """What to call a score, and the score: a callable of the user's own, or that of shipped weights
-    or of a file.
+    """What to call a score, and the score: a callable of the user's own (a network is put into
+    evaluation mode), or that of shipped weights or of a file.
 
     Raises:
         InputError: for unknown or damaged weights, something that is not called as a score is, or
@@ -30,6 +30,8 @@ def named_score(weights: str | Path | Score) -> tuple[str, Score]:
     elif callable(weights):
         name, score = getattr(weights, "__name__", type(weights).__name__), weights
         _require_call(name, score)
+        if isinstance(score, nn.Module):
+            score.eval()  # with dropout on it would be another score at every call
     else:
         raise InputError(
             "the prior of a score method is the name of weights, a file, or a callable "
