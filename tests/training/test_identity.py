@@ -32,7 +32,7 @@ def kept(config: Config, network: torch.nn.Module | None = None) -> dict[str, ob
     ],
 )
 def test_another_training_is_named_by_its_key(other, key):
-    with pytest.raises(InputError, match=rf"last\.ckpt: this run began with {key} = .*--resume"):
+    with pytest.raises(InputError, match=rf"last\.ckpt: this run began with {key} = .*--replace"):
         check_same(Path("last.ckpt"), kept(BASE), kept(other))
     assert key in kept(BASE)
 

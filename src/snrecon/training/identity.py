@@ -54,8 +54,8 @@ def check_same(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) ->
         if key in before and before[key] != value:
             raise InputError(
                 f"{path}: this run began with {key} = {_short(before[key])}, but the configuration "
-                f"has {_short(value)}; undo that change, choose another folder, or train without "
-                "--resume.")
+                f"has {_short(value)}; undo that change, choose another folder, or train with "
+                "--replace.")
 
 
 def _short(value: Any) -> str:

@@ -75,7 +75,8 @@ def train(
     else:
         config = load_config(config)
     config = with_output(config)
-    if not (resume or replace):
+    continued = resume and (Path(config.output.folder) / "last.ckpt").exists()
+    if not (continued or replace):
         require_unused(config.output)
     if config.trainer.threads > 0:
         torch.set_num_threads(config.trainer.threads)
