@@ -121,7 +121,8 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("--compress is for --estimator exact only.")
     if args.tolerance >= 1:
         raise InputError(f"--tolerance {args.tolerance:g} must lie below 1, e.g. 0.05.")
-    if args.tolerance == 0 and args.max_passes is None:
+    sampled = args.estimator not in ("auto", "analytic", "exact")  # which may need no passes
+    if args.tolerance == 0 and args.max_passes is None and sampled:
         raise InputError("--tolerance 0 never stops by itself: give --max-passes N as well.")
     if args.max_passes == 0:
         raise InputError("--max-passes must be at least 1.")

@@ -21,6 +21,7 @@ from snrecon.noise.accumulated import Accumulated
 from snrecon.noise.derivative import require_derivative
 from snrecon.noise.folds import FoldMoments
 from snrecon.noise.memory import chunk_size, peak_bytes
+from snrecon.noise.options import chosen
 from snrecon.noise.predicted import load_predictor, predicted_variance
 from snrecon.noise.problem import Problem, Progress
 from snrecon.noise.sampling import Rule, StateFile, at_once, run
@@ -171,7 +172,9 @@ def certified_map(
             return product[:, None]
         return torch.stack([product.to(complex_type), surrogate(noise)], 1)
 
-    rule.regions, rule.adaptive = _checked(regions or {}, problem.image), tolerance > 0
+    rule.regions = {name: chosen(region, problem.image, f"the region {name!r}")
+                    for name, region in (regions or {}).items()}
+    rule.adaptive = tolerance > 0
     if predictor is not None:
         rule.predicted = predicted_variance(load_predictor(predictor), problem, surrogate)
         facts["predictor"] = "given" if isinstance(predictor, NoisePredictor) else str(predictor)
@@ -203,19 +206,6 @@ def _require_precision(stored: State, tolerance: float, state_file: StateFile | 
             f"out {lost:.2%} of sigma, so that a tolerance of {tolerance:.2%} cannot be certified; "
             "choose another --state file."
         )
-
-
-def _checked(regions: Mapping[str, Tensor], image: Tensor) -> dict[str, Tensor]:
-    checked = {}
-    for name, region in regions.items():
-        region = torch.as_tensor(region, device=image.device)
-        if region.shape != image.shape:
-            raise InputError(f"the region {name!r} has shape {tuple(region.shape)}, the image "
-                             f"{tuple(image.shape)}.")
-        if not bool((region != 0).any()):
-            raise InputError(f"the region {name!r} is empty.")
-        checked[name] = region != 0
-    return checked
 
 
 def tangents_in_low_precision(

@@ -21,10 +21,10 @@ def real(name: str, value: Any) -> float:
         InputError: if it is none.
     """
     try:
-        if isinstance(value, str | bytes):
+        if isinstance(value, str | bytes | bool):
             raise TypeError
         return float(value)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise InputError(f"{name} must be a number, not {value!r}.") from None
 
 

@@ -59,7 +59,7 @@ class E2EVarNet(Reconstructor):
     Args:
         weights: Name of shipped weights, path of a ``.safetensors`` file or of a published torch
             file (``.pt``), or a network of one's own with the interface of
-            :class:`snrecon.networks.e2e_varnet.E2EVarNet`.
+            :class:`snrecon.networks.e2e_varnet.E2EVarNet`, which is put into evaluation mode.
         combine: See above; None is ``"rss"`` for published weights, else ``"matched"``.
         published: As the published weights want it: k-space as stored (not whitened), the readout
             along the rows, all calibration lines. None: if the weights are a torch file. fastMRI

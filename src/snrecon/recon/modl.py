@@ -25,7 +25,8 @@ class MoDL(Reconstructor):
 
     Args:
         weights: Name of shipped weights, path of a ``.safetensors`` file, or a network of one's own
-            with the interface of :class:`snrecon.networks.modl.MoDL`.
+            with the interface of :class:`snrecon.networks.modl.MoDL`, which is put into evaluation
+            mode.
         implicit: Solve the linear systems to rounding and differentiate their solution, instead of
             a fixed number of steps; None: as the weights were trained.
 

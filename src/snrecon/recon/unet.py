@@ -68,7 +68,7 @@ class UNet(Reconstructor):
     Args:
         weights: Name of shipped weights, path of a ``.safetensors`` file or of a published torch
             file (``.pt``), or a network of one's own ``(batch, chans, ky, kx)`` to the same, with
-            an attribute ``in_chans`` of 1 or 2.
+            an attribute ``in_chans`` of 1 or 2. It is put into evaluation mode.
         combine: How coils are combined; None is ``"rss"`` for published weights, else
             ``"matched"``.
         published: As the published weights want it: root sum of squares of the coils as stored,

@@ -26,7 +26,8 @@ class VarNet(Reconstructor):
 
     Args:
         weights: Name of shipped weights, path of a ``.safetensors`` file, or a network of one's own
-            with the interface of :class:`snrecon.networks.varnet.VarNet`.
+            with the interface of :class:`snrecon.networks.varnet.VarNet`, which is put into
+            evaluation mode.
 
     Raises:
         InputError: for unknown or damaged weights, and (when bound) a 3D grid without an axis

@@ -98,7 +98,7 @@ class Measured:
         return self._epoch[2][place]
 
     def _groups(self, count: int) -> list[list[tuple[int, int]]]:
-        """Slices that can be in one batch; raw files need not be read for batches of one."""
+        """Slices that can be in one batch: of one shape."""
         if count == 1:
             return [self._places]
         groups: dict[tuple[int, ...], list[tuple[int, int]]] = {}

@@ -11,7 +11,7 @@ from snrecon.training.config import Config
 from snrecon.training.loop import Loop, Progress
 from snrecon.training.measured import Measured
 from snrecon.training.simulate import smooth_phase, tissue_phase
-from snrecon.training.stream import Found, check_grids, find_data, image_pools
+from snrecon.training.stream import Found, check_mask_grids, find_data, image_pools
 
 BRIGHTNESS = 0.99
 """Quantile of the magnitudes of an image that becomes about 1."""
@@ -35,7 +35,7 @@ class Images:
         settings = config.simulation
         self.signed = config.prior.signed
         if found.volumes:
-            check_grids(config, found)
+            check_mask_grids(config, found)
         self.grids = [(int(rows), int(columns)) for rows, columns in settings.grids]
         self.scans = (Measured(found.volumes, settings, seed, 1.0, config.data.columns, "all")
                       if found.volumes else None)

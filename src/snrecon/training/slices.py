@@ -41,7 +41,8 @@ class Volume(Protocol):
         """``(coil, ky, kx)``."""
 
     def full(self, index: int) -> bool:
-        """Whether a slice is fully sampled, so that it has a reference; read without its data."""
+        """Whether a slice is fully sampled, so that it has a reference; of raw files their
+        middle slice is read for that, once."""
 
     def read(self, index: int) -> Part:
         """One slice."""

@@ -105,7 +105,7 @@ def _check_apart(data: DataConfig) -> None:
                          "makes a folder that divides them and can be named under both.")
 
 
-def check_grids(config: Config, found: Found) -> None:
+def check_mask_grids(config: Config, found: Found) -> None:
     """Make sure that all masks which a training may draw can be drawn.
 
     Raises:
@@ -137,7 +137,7 @@ def training_source(config: Config, found: Found | None = None) -> Drawn:
     share = {"supervised": 1.0, "ssdu": 0.0, "noise_predictor": 1.0}.get(
         config.scheme, config.consistency.labelled)
     found = found or find_data(config, "train")
-    check_grids(config, found)
+    check_mask_grids(config, found)
     if found.volumes:
         # The noise of a reconstruction has no use for the true image.
         targets = "none" if config.scheme == "noise_predictor" else scheme_of(config).targets
