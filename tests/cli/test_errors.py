@@ -11,6 +11,7 @@ import pytest
 import snrecon.noise as snrecon_noise
 from snrecon.cli.progress import Progress
 from snrecon.data import NoiseMap
+from snrecon.io.cfl import write_pair
 
 Run = Callable[..., object]
 
@@ -152,8 +153,8 @@ USAGE = [
       "{out}/r.h5"), "--device belongs to --method"),
     (("noise", "{scan}", "--method", "varnet:/no/such.safetensors", "--out", "{out}/r.h5"), "such"),
     (("noise", "{scan}", "--method", "sense", "--lambda", "-1", "--out", "{out}/r.h5"), "--lambda"),
-    (("noise", "{scan}", "--method", "sense", "--tolerance", "0", "--out", "{out}/r.h5"),
-     "--tolerance"),
+    (("noise", "{scan}", "--method", "sense", "--estimator", "sketch", "--tolerance", "0", "--out",
+      "{out}/r.h5"), "--tolerance"),
     (("noise", "{scan}", "--method", "sense", "--tolerance", "nan", "--out", "{out}/r.h5"), "nan"),
     (("noise", "{scan}", "--method", "sense", "--tolerance", "2", "--out", "{out}/r.h5"), "2"),
     (("noise", "{scan}", "--method", "sense", "--max-passes", "0", "--out", "{out}/r.h5"),
@@ -296,3 +297,26 @@ def test_interrupted_in_the_middle_and_resumed(
     whole, resumed = (NoiseMap.load(out / name) for name in ("whole.h5", "r.h5"))
     assert whole.passes == resumed.passes > 8
     np.testing.assert_allclose(whole.sigma, resumed.sigma, rtol=1e-5)
+
+
+@pytest.mark.parametrize("option", ["--maps", "--noise-covariance", "scan"])
+@pytest.mark.parametrize("command", ["recon", "noise"])
+def test_nothing_that_is_read_is_replaced(
+    command: str, option: str, snrecon: Run, scan_file: Path, out: Path
+) -> None:
+    """Neither maps and covariance nor the pair of files that a name without ending stands for."""
+    maps, psi = out / "maps.npz", out / "psi.npz"
+    np.savez(maps, maps=np.ones_like(GOOD["kspace"]))
+    np.savez(psi, noise_covariance=GOOD["noise_covariance"])
+    write_pair(out / "raw.hdr", out / "raw.cfl", GOOD["kspace"].transpose(2, 1, 0)[:, :, None])
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    if option == "scan":
+        places = [(out / name, out / "raw.cfl") for name in ("raw", "raw.hdr", "raw.cfl")]
+        runs = [(command, scan, "--method", "zero_filled", "--noise-covariance", psi, "--out", to)
+                for scan, to in places]
+    else:
+        given = maps if option == "--maps" else psi
+        runs = [(command, scan_file, "--method", "sense", option, given, "--out", given)]
+    for words in runs:
+        assert_one_sentence(snrecon(*words), 2, "would overwrite an input")
+    assert before == {path: path.read_bytes() for path in out.iterdir()}

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     if args.out is not None:
         if args.out.suffix != ".csv":
             raise InputError(f"--out {args.out}: scores are written to a file that ends in .csv.")
-        output.writable(args.out, [args.scan, *([args.against] if args.against else [])])
+        output.writable(args.out, output.inputs(args))
         args.interrupted = f"the finished volumes, if any, are in {args.out}."
     from snrecon.report.evaluate import compare, reconstruct
     from snrecon.report.score_table import collect, show

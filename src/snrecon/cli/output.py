@@ -39,10 +39,30 @@ def destination(args: argparse.Namespace, kind: str = "") -> Path:
         InputError: if it, or the state, cannot be written there.
     """
     method = args.method or "command"
-    out = checked(args.out or default(args.scan, method, args.slice, kind), [args.scan])
+    read = inputs(args)
+    out = checked(args.out or default(args.scan, method, args.slice, kind), read)
     if getattr(args, "state", None) is not None:
-        writable(args.state, [args.scan, out], "--state")
+        writable(args.state, [*read, out], "--state")
     return out
+
+
+def inputs(args: argparse.Namespace) -> list[Path]:
+    """What a command reads, as far as its options name it: nothing of that is ever replaced."""
+    given = [getattr(args, name, None)
+             for name in ("scan", "maps", "noise_covariance", "predictor", "against")]
+    given += [text.partition("=")[2] for text in getattr(args, "region", None) or []]
+    given += [value for _, value in getattr(args, "settings", None) or []
+              if isinstance(value, str)]
+    given.append((getattr(args, "method", None) or "").partition(":")[2])
+    return [path for one in given if one for path in _files(Path(one))]
+
+
+def _files(path: Path) -> list[Path]:
+    """A file, or the pair of BART's that its name stands for."""
+    from snrecon.io.cfl import parts
+
+    pair = parts(path) if path.name and path.suffix in ("", ".cfl", ".hdr") else ()
+    return list(dict.fromkeys((path, *pair)))
 
 
 def checked(path: Path, inputs: Iterable[Path] = (), option: str = "--out") -> Path:
@@ -70,10 +90,25 @@ def writable(path: Path, inputs: Iterable[Path] = (), option: str = "--out") -> 
         raise InputError(f"{option} {path} is a folder; give the name of a file in it.")
     if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise InputError(f"{option} {path}: no permission to write there.")
+    made = [one for one in _made(path) if one.exists()]
     for other in inputs:
-        if path.exists() and other.exists() and path.samefile(other):
+        if other.exists() and any(one.samefile(other) for one in made):
             raise InputError(f"{option} {path} would overwrite an input; choose another name.")
     return path
+
+
+def _made(path: Path) -> list[Path]:
+    """The files that saving a result to ``path`` makes, or may make."""
+    ending = _ending(path)
+    if ending not in (".nii.gz", ".nii", ".cfl"):
+        return [path]
+    from snrecon.io.record import IMAGES, MAPS
+
+    stem = path.name[: -len(ending)]
+    kinds = (".cfl", ".hdr") if ending == ".cfl" else (ending,)
+    names = ["", *(f"_{name}" for name in (*IMAGES, *MAPS, "covariance"))]
+    return [path.with_name(f"{stem}.json"),
+            *(path.with_name(f"{stem}{name}{kind}") for name in names for kind in kinds)]
 
 
 def written(path: Path, since: float) -> list[Path]:

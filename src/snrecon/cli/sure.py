@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
     if args.out is not None:
         if args.out.suffix != ".json":
             raise InputError(f"--out {args.out}: a risk is written to a file that ends in .json.")
-        output.writable(args.out, [args.scan])
+        output.writable(args.out, output.inputs(args))
     recon = load_method(args)
     scan = load_scan(args)
     regions = load_regions(args, scan.kspace.device)
