@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,12 @@ import torch
 from torch import Tensor
 
 from snrecon.data import NoiseModel
-from snrecon.errors import InputError
+from snrecon.errors import InputError, SnreconWarning
 from snrecon.physics.fourier import fft, ifft
 from snrecon.physics.noise_estimation import (
     covariance_from_background,
     covariance_from_noise_scan,
+    understated,
 )
 from snrecon.physics.phantom import brain_phantom, coil_maps, noise_covariance
 from snrecon.physics.thermal import NoiseColouring
@@ -250,3 +252,28 @@ def test_cloudmr_background_agrees_with_its_noise_scan(real_data: Path) -> None:
     assert agreement(found) > agreement(naive)
     assert 0.73 < level(naive) < 0.82
     assert level(found) == pytest.approx(level(naive), abs=0.04)
+
+
+@pytest.mark.parametrize(("coils", "samples"), [(8, 16), (8, 40), (4, 1000)])
+def test_short_noise_scans_understate_what_is_optimised_with_them(coils, samples) -> None:
+    generator = torch.Generator().manual_seed(3)
+    ratios = []
+    maps = torch.randn(coils, dtype=torch.complex128, generator=generator)
+    for _ in range(300):
+        noise = torch.randn(coils, samples, dtype=torch.complex128, generator=generator)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SnreconWarning)
+            model = covariance_from_noise_scan(noise)
+        solved = torch.linalg.solve(model.covariance, maps)
+        stated = 1 / (maps.conj() @ solved).real
+        ratios.append(float(solved.abs().square().sum() * stated))  # in truth, over stated
+    mean, error = np.mean(ratios), np.std(ratios) / len(ratios) ** 0.5
+    # The ratio of means is not the mean of ratios: equal to first order in coils / samples.
+    expected = understated(samples, coils) ** 2
+    assert mean == pytest.approx(expected, abs=4 * error + 0.15 * (expected - 1))
+    noise = torch.randn(coils, samples, dtype=torch.complex128, generator=generator)
+    if samples < 20 * coils:
+        with pytest.warns(SnreconWarning, match=f"has {samples} samples for {coils} coils"):
+            assert covariance_from_noise_scan(noise).details["understated"] > 1.1
+    else:
+        assert covariance_from_noise_scan(noise).details["understated"] < 1.01
