@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from snrecon.data import Geometry, NoiseModel, Scan
-from snrecon.errors import InputError
+from snrecon.errors import InputError, SnreconWarning
 
 CK = torch.complex64
 
@@ -187,3 +187,28 @@ class TestUndersampling:
             scan.undersample(torch.ones(5, 6, dtype=torch.bool))
         with pytest.raises(InputError, match="no samples"):
             scan.undersample(torch.zeros(6, 5, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(("kept", "warned"), [
+    ("whole numbers", True), ("lines", False), ("ellipse", False), ("random", False),
+    ("all", False),
+])
+def test_single_zeros_are_pointed_out(kept: str, warned: bool, recwarn) -> None:
+    generator = torch.Generator().manual_seed(0)
+    kspace = torch.randn(2, 32, 30, dtype=torch.complex64, generator=generator) + 20
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 32), torch.linspace(-1, 1, 30), indexing="ij")
+    if kept == "whole numbers":
+        kspace[:, 3, 4] = kspace[:, 20, 7] = 0
+    elif kept == "lines":
+        kspace[:, ::3] = kspace[..., :2] = 0
+    elif kept == "ellipse":
+        kspace = kspace * (x**2 + y**2 <= 1)
+    elif kept == "random":
+        kspace = kspace * (torch.rand(32, 30, generator=generator) < 0.8)
+    Scan(kspace)
+    found = [str(w.message) for w in recwarn if issubclass(w.category, SnreconWarning)]
+    assert len(found) == int(warned)
+    if warned:
+        assert "2 points scattered" in found[0]
+    Scan(kspace, mask=torch.ones(32, 30, dtype=torch.bool))
+    assert len([w for w in recwarn if issubclass(w.category, SnreconWarning)]) == int(warned)

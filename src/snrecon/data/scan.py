@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -11,9 +12,31 @@ from torch import Tensor
 
 from snrecon.data.geometry import Geometry
 from snrecon.data.noise_model import NoiseModel
-from snrecon.errors import InputError
+from snrecon.errors import InputError, SnreconWarning
 
 Layout = Literal["grid", "stack"]
+
+
+DENSE = 0.9
+"""Share of measured points from which on single ones are rather zeros than left out."""
+
+
+def _has_holes(mask: Tensor, axes: int) -> bool:
+    """Whether few points are missing that are no whole lines, as of integers that happen to be 0.
+
+    Args:
+        mask: Boolean ``(..., *grid)``.
+        axes: Number of the grid's axes.
+    """
+    if bool(mask.all()):
+        return False
+    covered = mask
+    for axis in range(-axes, 0):  # lines of any direction without any sample were left out
+        others = tuple(a for a in range(-axes, 0) if a != axis)
+        lines = mask.any(dim=others, keepdim=True) if others else mask
+        covered = covered | ~lines
+    share = float(covered.float().mean())
+    return DENSE < share < 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +90,14 @@ class Scan:
         mask = self.mask
         if mask is None:
             mask = (k != 0).any(dim=-1 - len(self.grid))
+            if _has_holes(mask, len(self.grid)):
+                warnings.warn(
+                    f"{self.source}: {int((~mask).sum())} points scattered over the k-space are "
+                    "exactly 0 in all coils and count as not measured; if they were measured (as "
+                    "with whole numbers), give the mask.",
+                    SnreconWarning,
+                    stacklevel=3,
+                )
         stacked = self.layout == "stack" and mask.ndim == 3
         if tuple(mask.shape) != ((self.slices,) if stacked else ()) + self.grid:
             raise InputError(
