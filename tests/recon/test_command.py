@@ -103,3 +103,14 @@ def test_failing_programs(command: str) -> None:
 def test_zero_filled_is_what_the_program_computes(command: str) -> None:
     scan = small_scan(irregular_mask()).to(torch.complex64)
     assert Command(command)(scan).shape == ZeroFilled()(scan).shape
+
+
+def test_files_named_from_here_are_found(command, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    python = shlex.quote(sys.executable)
+    scan = small_scan(irregular_mask())
+    here = Command(f"{python} program.py {{kspace}} {{maps}} {{image}}")
+    assert here.words[1] == str(tmp_path / "program.py")
+    assert torch.equal(here(scan), Command(command)(scan))
+    (tmp_path / "-w1").write_text("")  # no file that anybody means
+    assert Command("bart pics -w1 {kspace} {image}").words[:3] == ["bart", "pics", "-w1"]

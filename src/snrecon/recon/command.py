@@ -24,7 +24,8 @@ class Command(Reconstructor):
     Every ``{kspace}`` of the command is replaced by the name of a cfl file with k-space
     ``(kx, ky, kz, coil)`` in the scan's own coil basis and units, ``{maps}`` by one with coil maps
     in the same basis, ``{image}`` by the name the program has to write its image to. It runs in a
-    temporary folder, without a shell.
+    temporary folder, without a shell; names of files with a ``.`` or ``/`` that are there, relative
+    to the folder in which this object was made, are made absolute for it.
 
     Args:
         command: For instance ``"bart pics -w1 {kspace} {maps} {image}"``. A program that rescales
@@ -41,7 +42,7 @@ class Command(Reconstructor):
 
     def __init__(self, command: str, timeout: float | None = None) -> None:
         try:
-            self.words = shlex.split(command)
+            self.words = [_found(word) for word in shlex.split(command)]
         except ValueError as error:
             raise InputError(f"the command {command!r} cannot be read ({error}).") from error
         for place in ("{kspace}", "{image}"):
@@ -121,3 +122,9 @@ class Command(Reconstructor):
                 f"{grid} is needed."
             )
         return image.reshape(grid).to(kspace)
+
+
+def _found(word: str) -> str:
+    """A word of the command, absolute if it names a file from here."""
+    named = "." in word or "/" in word
+    return str(Path(word).absolute()) if named and Path(word).is_file() else word
