@@ -167,6 +167,42 @@ def test_a_dead_coil_is_named(generator: torch.Generator) -> None:
         covariance_from_background(kspace, torch.ones(64, 64, dtype=torch.bool))
 
 
+def disc(n: int, noise: float, seed: int) -> tuple[Tensor, Tensor]:
+    """A disc and two coils on a small grid; its background is white noise of that SD."""
+    x = torch.arange(n, dtype=torch.float64) / n - 0.5
+    image = ((x[:, None] / 0.4) ** 2 + (x / 0.36) ** 2 < 1).to(torch.complex128)
+    kspace = fft(coil_maps(2, (n, n)) * image, (-2, -1))
+    sample = torch.randn(kspace.shape, dtype=kspace.dtype,
+                         generator=torch.Generator().manual_seed(seed))
+    return kspace + noise * sample, torch.ones(n, n, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("n", [24, 32, 48])
+def test_two_coils_on_a_small_grid_are_not_overstated(n: int) -> None:
+    """A tile has samples enough that the lowest level does not climb into the signal."""
+    ratios = []
+    for seed in range(10):
+        try:
+            found = covariance_from_background(*disc(n, 0.02, seed))
+        except InputError:  # too few tiles are left
+            continue
+        ratios.append(float(found.covariance.diagonal().real.mean()) / 0.02**2)
+    assert len(ratios) >= 7
+    assert min(ratios) > 0.7
+    assert max(ratios) < 1.25
+
+
+def test_more_noise_than_at_the_edge_of_kspace_is_refused(generator: torch.Generator) -> None:
+    """Noise of which the outer samples have a fifth: signal, or a filter over k-space."""
+    kspace = torch.randn(2, 96, 96, dtype=torch.complex64, generator=generator)
+    edge = torch.ones(96, 96)
+    edge[8:-8, 8:-8] = 0
+    mask = torch.ones(96, 96, dtype=torch.bool)
+    assert covariance_from_background(kspace, mask).covariance.diagonal().real.mean() > 0.9
+    with pytest.raises(InputError, match=r"edge of k-space.*--noise-covariance"):
+        covariance_from_background(kspace * (1 - 0.8 * edge), mask)
+
+
 # --- real scans ---------------------------------------------------------------------------------
 
 
@@ -231,6 +267,27 @@ def test_mripy_brain_fills_the_rows(real_data: Path) -> None:
     samples = outer.abs().square().mean(1).sqrt()
     ratio = found.covariance.diagonal().real.sqrt() / samples
     assert float(ratio.mean()) == pytest.approx(1.03, abs=0.04)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("n", [64, 48, 32])
+@pytest.mark.parametrize("coils", [[0], [3], [0, 1], [2, 5], [6, 7], list(range(8))])
+def test_small_crops_of_mripy_are_refused_or_near(
+    real_data: Path, n: int, coils: list[int]
+) -> None:
+    """Ringing of the head fills the background of a small matrix, with up to 3000 times the noise
+    where a single coil tells the two apart by few samples."""
+    kspace, mask = load(real_data, "mripy_brain8", "kspace")
+    truth = covariance_from_background(kspace, mask).covariance.diagonal().real[coils]
+    first = 128 - n // 2
+    crop = kspace[coils, first : first + n, first : first + n]
+    try:
+        found = covariance_from_background(crop, mask[:n, :n])
+    except InputError:
+        return
+    ratio = found.covariance.diagonal().real / truth
+    assert float(ratio.min()) > 0.7
+    assert float(ratio.max()) < (3.5 if len(coils) > 2 else 1.3)
 
 
 @pytest.mark.real_data

@@ -26,6 +26,8 @@ from snrecon.physics.masks import Mask, make_mask
 from snrecon.physics.noise_estimation import covariance_from_background, covariance_from_noise_scan
 
 FORMATS = ("npz", "npy", "fastmri", "mrd", "cfl")
+SMALL_MATRIX = 64
+"""Images of at most so many points along an axis are announced as rung over by their object."""
 _STATE = "snrecon_state"
 """Attribute of the state files that the noise estimators keep."""
 
@@ -212,9 +214,16 @@ def _background(scan: Scan) -> tuple[NoiseModel | None, str]:
         model = covariance_from_background(scan.kspace, scan.sampled, layout=scan.layout)
     except InputError as error:
         return None, str(error).removesuffix(f": {ADVICE}").rstrip(".")
+    rows, columns = scan.grid[-2:]
+    ringing = (
+        f", and at a matrix of {rows} x {columns} it may be overstated several-fold, for ringing "
+        "of the object may reach the background"
+        if min(rows, columns) <= SMALL_MATRIX
+        else ""
+    )
     warnings.warn(
         f"{scan.source}: the noise was estimated from the image background, because the file "
-        "states none; give a noise covariance if one was measured.",
+        f"states none{ringing}; give a noise covariance if one was measured.",
         SnreconWarning,
         stacklevel=4,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,10 @@ ADVICE = (
 )
 TILES = 32
 """About so many tiles along each image axis."""
+SMALL = 96
+"""Grids with fewer points than this along an image axis get tiles of at least TILE_SAMPLES."""
+TILE_SAMPLES = 32
+"""Fewest samples (pixels times coils) of a tile of a small grid."""
 WIDTH = 3.5
 """Half-width, in standard deviations of a tile's mean, of the band that counts as noise."""
 FEWEST_TILES = 4
@@ -85,7 +91,7 @@ def background_pixels(planes: Tensor, fraction: float = 1.0) -> Tensor:
     Raises:
         InputError: if a coil has no signal and no noise at all.
     """
-    tiles = _Tiles(planes.shape[-2], planes.shape[-1], planes.device)
+    tiles = _Tiles(planes.shape[-2], planes.shape[-1], planes.shape[1], planes.device)
     whitening = torch.diag(_first_scales(planes, tiles)).to(planes)
     spread = 2.5  # until the noise is whitened, correlated coils widen the spread of a tile's mean
     chosen = torch.zeros(planes.shape[0], tiles.rows, tiles.columns, dtype=torch.bool,
@@ -109,11 +115,17 @@ def background_pixels(planes: Tensor, fraction: float = 1.0) -> Tensor:
 
 
 class _Tiles:
-    """Division of planes ``(plane, y, x)`` into about 32 x 32 rectangular tiles."""
+    """Division of planes ``(plane, y, x)`` into about 32 x 32 rectangular tiles, small grids fewer.
 
-    def __init__(self, height: int, width: int, device: torch.device) -> None:
-        self.rows = max(1, min(TILES, height // 2))
-        self.columns = max(1, min(TILES, width // 2))
+    The mean of a few samples spreads so widely that the lowest level merges with weak signal.
+    """
+
+    def __init__(self, height: int, width: int, coils: int, device: torch.device) -> None:
+        edge = 2
+        if min(height, width) < SMALL:
+            edge = max(edge, math.ceil(math.sqrt(TILE_SAMPLES / coils)))
+        self.rows = max(1, min(TILES, height // edge))
+        self.columns = max(1, min(TILES, width // edge))
         self.row_of = torch.arange(height, device=device) * self.rows // height
         self.column_of = torch.arange(width, device=device) * self.columns // width
         ones = torch.ones(1, height, width, dtype=torch.float64, device=device)

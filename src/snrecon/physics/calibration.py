@@ -133,18 +133,22 @@ def _grow(profile: Tensor) -> list[tuple[int, int]]:
     return bounds
 
 
-def peripheral_energy(kspace: Tensor, mask: Tensor) -> float:
-    """Mean energy of a sample and coil in the periphery of k-space: an upper bound of the noise.
-
-    The median over the outermost tenth of the sampled points (by largest relative distance along
-    any axis), where little signal is left.
-    """
+def periphery(mask: Tensor) -> Tensor:
+    """The outermost tenth of the sampled points, by largest relative distance along any axis."""
     radius = torch.zeros((), device=mask.device)
     for axis, n in enumerate(mask.shape):
         distance = (torch.arange(n, device=mask.device) - n // 2).abs() / max(1, n // 2)
         radius = torch.maximum(radius, distance.reshape(-1, *(1,) * (mask.ndim - axis - 1)))
     sampled = radius.expand(mask.shape)[mask]
-    outer = mask & (radius >= sampled.quantile(0.9) if len(sampled) < 2**24 else radius > 0.9)
+    return mask & (radius >= sampled.quantile(0.9) if len(sampled) < 2**24 else radius > 0.9)
+
+
+def peripheral_energy(kspace: Tensor, mask: Tensor) -> float:
+    """Mean energy of a sample and coil in the periphery of k-space: an upper bound of the noise.
+
+    The median over the periphery, where little signal is left.
+    """
+    outer = periphery(mask)
     return float(kspace[:, outer].abs().square().mean(0).median()) if bool(outer.any()) else 0.0
 
 

@@ -12,10 +12,12 @@ from snrecon.data import NoiseModel
 from snrecon.errors import InputError, SnreconWarning
 from snrecon.physics.background import (
     ADVICE,
+    SMALL,
     background_pixels,
     coil_planes,
     sampled_fraction,
 )
+from snrecon.physics.calibration import periphery
 from snrecon.physics.noise_spectrum import fit_spectrum
 
 __all__ = ["covariance_from_background", "covariance_from_noise_scan"]
@@ -23,6 +25,10 @@ __all__ = ["covariance_from_background", "covariance_from_noise_scan"]
 PLENTY = 20
 """Samples a coil from which on a covariance understates the SD of optimal combinations by 5 % at
 most."""
+PERIPHERY_MARGIN = 2.0
+"""Largest noise variance from the background, relative to the bound from the edge of k-space."""
+LARGEST_PEAK = 3.0
+"""Largest value of a spectrum over its mean on a small grid; receivers pass most of the readout."""
 
 
 def covariance_from_noise_scan(
@@ -133,7 +139,8 @@ def covariance_from_background(
         background, and what was found about the colour.
 
     Raises:
-        InputError: if the scan is undersampled, or its images show no background.
+        InputError: if the scan is undersampled, its images show no background, or what they show
+            has more energy than the edge of k-space, or on a small grid a peaked spectrum.
     """
     fraction = sampled_fraction(mask, layout)
     planes = coil_planes(kspace, layout)
@@ -160,8 +167,16 @@ def covariance_from_background(
             break
         level = spectrum.to(energy)
         shape = _covariance(values, 1 / level[column])
+    if spectrum is not None and min(planes.shape[-2:]) < SMALL:
+        peak = float(spectrum.max() / spectrum.mean())
+        if peak > LARGEST_PEAK:
+            raise InputError(
+                f"the background of the images seems to hold signal (its energy along the readout "
+                f"peaks at {peak:.3g} times the mean), so noise cannot be measured in it: {ADVICE}"
+            )
     samples = int(len(values) * fraction)
     psi = shape * (1 if spectrum is None else spectrum.mean().to(shape.real)) / fraction
+    _check_against_periphery(psi, kspace, mask, layout)
     details = {
         "samples": samples,
         "relative_accuracy": samples**-0.5,
@@ -171,6 +186,31 @@ def covariance_from_background(
     return NoiseModel(
         psi.to(kspace.dtype), spectrum=spectrum, source="background", details=details
     )
+
+
+def _check_against_periphery(psi: Tensor, kspace: Tensor, mask: Tensor, layout: str) -> None:
+    """Refuse noise that clearly exceeds the samples at the edge of k-space, which contain it."""
+    energies = []  # (coil,) of every slice
+    if layout == "stack":
+        outer = [periphery(grid) for grid in (mask if mask.ndim == 3 else mask[None])]
+        for index, part in enumerate(kspace):
+            energies.append(part[:, outer[index % len(outer)]])
+    else:
+        energies.append(kspace[:, periphery(mask)])
+    medians = [part.abs().square().median(dim=1).values for part in energies if part.shape[1]]
+    if not medians:
+        return
+    # The energy of a sample is exponentially distributed: its median is log 2 of its mean.
+    bounds = torch.stack(medians).median(dim=0).values / math.log(2)
+    for coil, (variance, bound) in enumerate(
+        zip(psi.diagonal().real.tolist(), bounds.tolist(), strict=True)
+    ):
+        if 0 < bound * PERIPHERY_MARGIN < variance:  # samples that are zero tell nothing
+            raise InputError(
+                f"the background of the images seems to hold signal (in coil {coil} its SD is "
+                f"{variance**0.5:.3g}, that of the samples at the edge of k-space "
+                f"{bound**0.5:.3g}), so noise cannot be measured in it: {ADVICE}"
+            )
 
 
 def _covariance(values: Tensor, weight: Tensor) -> Tensor:
