@@ -216,7 +216,7 @@ def _background(scan: Scan) -> tuple[NoiseModel | None, str]:
         return None, str(error).removesuffix(f": {ADVICE}").rstrip(".")
     rows, columns = scan.grid[-2:]
     ringing = (
-        f", and at a matrix of {rows} x {columns} it may be overstated several-fold, for ringing "
+        f", and at a matrix of {rows} x {columns} it may be wrong several-fold, for ringing "
         "of the object may reach the background"
         if min(rows, columns) <= SMALL_MATRIX
         else ""
