@@ -173,7 +173,7 @@ class TestNoise:
 
     def test_background_with_a_warning_and_before_undersampling(self, tmp_path: Path) -> None:
         path = write(tmp_path / "a.npz", **self.background_scan())
-        with pytest.warns(SnreconWarning, match=r"a\.npz.*background.*64 x 48.*overstated"):
+        with pytest.warns(SnreconWarning, match=r"a\.npz.*background.*64 x 48.*wrong several-fold"):
             full = load(path)
         np.testing.assert_allclose(full.require_noise().covariance.numpy(), COVARIANCE, atol=0.2)
         with pytest.warns(SnreconWarning):
