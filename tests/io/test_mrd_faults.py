@@ -127,8 +127,6 @@ NOTHING = np.zeros(SAMPLES, dtype=np.float32)
             "readout 5 has .* 500, which lies outside",
         ),
         (change_head(slice(None), "encoding_space_ref", 3), "encoding space 3, .* describes 1"),
-        (change_head(slice(2, None), "sample_time_us", np.nan), "sampling interval"),
-        (change_head(0, "sample_time_us", -1.0), "sampling interval"),
         (change_data(6, np.full_like(NOTHING, np.nan)), "readout 6 contains NaN"),
         (change_data(6, np.full_like(NOTHING, np.inf)), "readout 6 contains NaN or infinite"),
         (change_data(6, NOTHING[:-1]), "readout 6 holds"),
@@ -143,6 +141,27 @@ def test_each_fault_has_its_sentence(
     with h5py.File(path, "r+") as file:
         change(file)
     refused(path, words)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (change_head(slice(2, None), "sample_time_us", np.nan), "the image readouts do not share"),
+        (change_head(0, "sample_time_us", -1.0), "they have a sampling interval that is not valid"),
+        (change_data(0, NOTHING[:-1]), "readout 0 holds"),
+    ],
+)
+def test_fault_that_spoils_only_the_noise_readouts(
+    tmp_path: Path, valid: Path, change: Callable[[h5py.File], None], words: str
+) -> None:
+    path = tmp_path / "bad.h5"
+    shutil.copy(valid, path)
+    with h5py.File(path, "r+") as file:
+        change(file)
+    with pytest.warns(SnreconWarning, match=f"noise readouts are not usable: {words}"):
+        scan = load_mrd(path)
+    assert scan.noise is None
+    assert words in scan.noise_unknown
 
 
 def test_no_file_and_no_hdf5(tmp_path: Path) -> None:

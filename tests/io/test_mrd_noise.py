@@ -13,6 +13,7 @@ pytest.importorskip("ismrmrd")
 
 import mrd_files as mrd
 from snrecon.errors import InputError, SnreconWarning
+from snrecon.io.load import load
 from snrecon.io.mrd import load_mrd
 from snrecon.io.mrd_assemble import remove_oversampling
 
@@ -185,17 +186,54 @@ def test_useless_noise_scan_does_not_keep_the_file_from_loading(
         assert load_mrd(path).noise is None
 
 
-def test_noise_readouts_that_do_not_fit(tmp_path: Path) -> None:
+def unfit(fault: str) -> list[Any]:
+    """Noise and image readouts of three coils of which the noise readouts are of no use."""
     rng = np.random.default_rng(9)
     data = image_lines(thermal(rng, NY, POINTS, 5.0), 5.0)
-    head = mrd.header((POINTS, NY, 1))
-    coils = mrd.readout(np.ones((2, 64)), "IS_NOISE_MEASUREMENT")
-    with pytest.raises(InputError, match=r"coils\.h5: the noise readouts have 2 coils, but .* 3"):
-        load_mrd(mrd.write(tmp_path / "coils.h5", head, [coils, *data]))
-    bad = mrd.readout(np.full((3, 64), np.nan), "IS_NOISE_MEASUREMENT")
-    with pytest.raises(InputError, match=r"nan\.h5: readout 0 contains NaN"):
-        load_mrd(mrd.write(tmp_path / "nan.h5", head, [bad, *data]))
-    data[3].sample_time_us = 7.0
+    if fault == "coils":
+        return [mrd.readout(np.ones((2, 64)), "IS_NOISE_MEASUREMENT"), *data]
+    if fault == "nan":
+        return [mrd.readout(np.full((3, 64), np.nan), "IS_NOISE_MEASUREMENT"), *data]
     fine = noise_lines(thermal(rng, 1, 64, 5.0), 5.0)
-    with pytest.raises(InputError, match="do not share one valid sampling interval"):
-        load_mrd(mrd.write(tmp_path / "interval.h5", head, fine + data))
+    if fault == "interval":
+        data[3].sample_time_us = 7.0
+    else:
+        fine[0].sample_time_us = -1.0
+    return fine + data
+
+
+UNFIT = {
+    "coils": "they have 2 coils, but the image readouts 3",
+    "nan": "readout 0 contains NaN or infinite values",
+    "interval": "the image readouts do not share one valid sampling interval",
+    "own": "they have a sampling interval that is not valid",
+}
+
+
+@pytest.mark.parametrize("fault", UNFIT)
+def test_noise_readouts_that_do_not_fit(tmp_path: Path, fault: str) -> None:
+    """The file loads, with its noise given or not; where the noise is needed one sentence says why
+    it is not known."""
+    path = mrd.write(tmp_path / "n.h5", mrd.header((POINTS, NY, 1)), unfit(fault))
+    told = f"n.h5: the noise readouts are not usable: {UNFIT[fault]}."
+    with pytest.warns(SnreconWarning) as caught:
+        scan = load_mrd(path)
+    assert [str(w.message).endswith(told) for w in caught] == [True]
+    assert scan.noise is None
+    assert scan.noise_unknown == f"the noise readouts are not usable: {UNFIT[fault]}"
+    with pytest.raises(InputError, match=f"is not known, because the noise .*{UNFIT[fault]}; give"):
+        scan.require_noise()
+    with pytest.warns(SnreconWarning, match="not usable"):
+        given = load(path, noise_covariance="identity")
+    assert given.noise is not None
+    assert given.noise.source == "identity"
+    assert given.noise_unknown == ""
+
+
+def test_reason_is_kept_where_the_background_shows_no_noise_either(tmp_path: Path) -> None:
+    readouts = [line for y, line in enumerate(unfit("coils")) if y == 0 or y % 2]
+    path = mrd.write(tmp_path / "n.h5", mrd.header((POINTS, NY, 1)), readouts)
+    with pytest.warns(SnreconWarning, match="not usable"):
+        scan = load(path)
+    assert scan.noise is None
+    assert scan.noise_unknown.startswith("the noise readouts are not usable: they have 2 coils")

@@ -213,7 +213,9 @@ def _background(scan: Scan) -> tuple[NoiseModel | None, str]:
     try:
         model = covariance_from_background(scan.kspace, scan.sampled, layout=scan.layout)
     except InputError as error:
-        return None, str(error).removesuffix(f": {ADVICE}").rstrip(".")
+        why = str(error).removesuffix(f": {ADVICE}").rstrip(".")
+        return None, scan.noise_unknown or why
+    why = "its noise readouts are not usable" if scan.noise_unknown else "the file states none"
     rows, columns = scan.grid[-2:]
     ringing = (
         f", and at a matrix of {rows} x {columns} it may be wrong several-fold, for ringing "
@@ -222,8 +224,8 @@ def _background(scan: Scan) -> tuple[NoiseModel | None, str]:
         else ""
     )
     warnings.warn(
-        f"{scan.source}: the noise was estimated from the image background, because the file "
-        f"states none{ringing}; give a noise covariance if one was measured.",
+        f"{scan.source}: the noise was estimated from the image background, because {why}"
+        f"{ringing}; give a noise covariance if one was measured.",
         SnreconWarning,
         stacklevel=4,
     )

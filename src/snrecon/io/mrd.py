@@ -50,7 +50,8 @@ def load_mrd(path: str | Path, key: str | None = None) -> Scan:
       the same points; k-space is the first. Slices become a stack in the order of their positions.
     - Calibration lines in the gaps of the lattice are part of k-space. A separate reference scan
       may have another contrast, so it gives the coil maps (ESPIRiT) and not samples.
-    - Noise readouts give the covariance (:func:`snrecon.io.mrd_noise.noise_model`).
+    - Noise readouts give the covariance (:func:`snrecon.io.mrd_noise.noise_model`). If they are not
+      usable, the noise is None, with a warning, and ``noise_unknown`` says why.
     - Of several contrasts, phases, sets or encoding spaces one is read; ``attributes`` says what
       was left out. Nothing about the patient or the institution is carried over.
 
@@ -71,7 +72,7 @@ def load_mrd(path: str | Path, key: str | None = None) -> Scan:
         header = parse_header(text, name)
         plan = make_plan(readouts, header)
         kspace, counts = assemble(plan, readouts, plan.imaging)
-        noise = noise_model(readouts, header, plan, counts[0])
+        noise, unknown = noise_model(readouts, header, plan, counts[0])
         reference = None
         if plan.separate.size:
             once = replace(plan, repetitions=1, place=plan.place * [0, 1, 1, 1])
@@ -110,6 +111,7 @@ def load_mrd(path: str | Path, key: str | None = None) -> Scan:
         repetitions=kspace if kspace.shape[0] > 1 else None,
         source=name,
         attributes={"format": "ISMRMRD", **header.facts, **_facts(plan, counts[0], interval)},
+        noise_unknown=unknown,
     )
 
 

@@ -18,8 +18,9 @@ from snrecon.physics.noise_estimation import covariance_from_noise_scan
 
 def noise_model(
     readouts: Readouts, header: Header, plan: Plan, counts: torch.Tensor
-) -> NoiseModel | None:
-    """Noise covariance of the image data, or None if there are no (usable) noise readouts.
+) -> tuple[NoiseModel | None, str]:
+    """Noise covariance of the image data, and "", or None and why the noise readouts do not give it
+    (with a warning), or None and "" if there are no noise readouts.
 
     ``Psi = Psi_noise * (T_noise / T_scan) / B / averages``:
 
@@ -45,29 +46,44 @@ def noise_model(
         header: The header.
         plan: Which readouts are used for the image.
         counts: How often each point of the first repetition was acquired.
-
-    Raises:
-        InputError: if the noise readouts do not fit the scan or are not finite.
     """
-    name = readouts.name
     rows = np.flatnonzero(readouts.noise)
     if rows.size == 0:
-        return None
+        return None, ""
+    try:
+        return _estimate(readouts, rows, header, plan, counts), ""
+    except InputError as error:
+        reason = str(error).removeprefix(f"{readouts.name}: ")
+    warnings.warn(
+        f"{readouts.name}: the noise readouts are not usable: {reason}",
+        SnreconWarning,
+        stacklevel=4,
+    )
+    return None, f"the noise readouts are not usable: {reason.rstrip('.')}"
+
+
+def _estimate(
+    readouts: Readouts, rows: np.ndarray, header: Header, plan: Plan, counts: torch.Tensor
+) -> NoiseModel:
+    """Noise covariance from the noise readouts ``rows``.
+
+    Raises:
+        InputError: if they do not fit the image readouts, are not finite, or are too few.
+    """
+    name = readouts.name
     if (readouts.coils[rows] != plan.coils).any():
         wrong = readouts.coils[rows][readouts.coils[rows] != plan.coils][0]
-        raise InputError(
-            f"{name}: the noise readouts have {wrong} coils, but the image readouts {plan.coils}."
-        )
+        raise InputError(f"they have {wrong} coils, but the image readouts {plan.coils}.")
     interval = _image_interval(readouts, plan)
     own = readouts.dwell[rows]
     if not np.isfinite(own).all() or (own < 0).any():
-        raise InputError(f"{name}: the noise readouts have a sampling interval that is not valid.")
+        raise InputError("they have a sampling interval that is not valid.")
     if interval == 0 or (own == 0).any():
         warnings.warn(
             f"{name}: the sampling interval is not stated for all readouts; the noise scan is "
             "taken to have the bandwidth of the image data.",
             SnreconWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
         own = np.ones(rows.size)
         interval = 1.0
@@ -80,20 +96,14 @@ def noise_model(
     samples = torch.from_numpy(np.concatenate(parts, axis=1))
     averages = _averages(counts, name)
     bandwidth = header.noise_bandwidth or 1.0
-    try:
-        if samples.shape[1] < plan.coils:
-            raise InputError(f"there are {samples.shape[1]} samples for {plan.coils} coils.")
-        model = covariance_from_noise_scan(
-            samples,
-            dwell_ratio=float(own[0] / interval),
-            averages=averages,
-            bandwidth_factor=1.0 / bandwidth,
-        )
-    except InputError as error:
-        warnings.warn(
-            f"{name}: the noise readouts are not usable: {error}", SnreconWarning, stacklevel=4
-        )
-        return None
+    if samples.shape[1] < plan.coils:
+        raise InputError(f"there are {samples.shape[1]} samples for {plan.coils} coils.")
+    model = covariance_from_noise_scan(
+        samples,
+        dwell_ratio=float(own[0] / interval),
+        averages=averages,
+        bandwidth_factor=1.0 / bandwidth,
+    )
     facts = {
         "noise_readouts": int(rows.size),
         "relative_receiver_noise_bandwidth": (
@@ -110,10 +120,7 @@ def _image_interval(readouts: Readouts, plan: Plan) -> float:
         or (intervals < 0).any()
         or np.ptp(intervals) > (1e-3 * intervals[0])
     ):
-        raise InputError(
-            f"{readouts.name}: the image readouts do not share one valid sampling interval, so "
-            "their noise cannot be found from the noise readouts."
-        )
+        raise InputError("the image readouts do not share one valid sampling interval.")
     return float(intervals[0])
 
 
@@ -127,6 +134,6 @@ def _averages(counts: torch.Tensor, name: str) -> float:
         f"{name}: points of k-space were acquired between {fewest} and {most} times; the noise is "
         f"that of {mean:.3g} averages everywhere.",
         SnreconWarning,
-        stacklevel=5,
+        stacklevel=6,
     )
     return mean
