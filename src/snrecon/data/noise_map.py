@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,12 @@ CONVENTION = (
 
 LOW_SNR = 3.0
 """Below this SNR the first-order sigma is not the SD of the Rician magnitude."""
+
+FLOOR = "rss_floor"
+"""Key in ``details`` of what noise alone gives a root sum of squares: ``mean`` and ``sd`` of its
+square, image units squared. The magnitude of one image has no such entry."""
+FLOOR_SPREAD = 2.0
+"""So many of these SDs above the mean the square of a root sum of squares is taken as signal."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,15 +84,22 @@ class NoiseMap:
 
     @property
     def low_snr(self) -> Tensor:
-        """Boolean: voxels with ``|x| < 3 sigma``, where first order is not the Rician SD."""
-        return (self.image.abs() < LOW_SNR * self.sigma) & (self.sigma > 0)
+        """Boolean: voxels with ``|x| < 3 sigma``, where first order is not the Rician SD.
+
+        The noise of many coils alone gives a root sum of squares far above 3 sigma. Where the
+        result knows this floor (``details["rss_floor"]``), it is taken off ``|x|^2`` first, and
+        what is left must also exceed twice the SD that ``|x|^2`` has in noise alone.
+        """
+        return weak(self.image, self.sigma, self.details.get(FLOOR)) & (self.sigma > 0)
 
     @property
     def relative_error(self) -> float:
-        """RMS over voxels with ``|x| >= 3 sigma`` of the relative standard error of sigma."""
+        """RMS over voxels that are not :attr:`low_snr` of the relative standard error of sigma."""
         if self.standard_error is None:
             return 0.0
-        return relative_error(self.image, self.sigma, self.standard_error)
+        return relative_error(
+            self.image, self.sigma, self.standard_error, self.details.get(FLOOR)
+        )
 
     def scale(self, factor: float) -> NoiseMap:
         """The same result for an image multiplied by a real ``factor`` (of either sign).
@@ -96,6 +110,10 @@ class NoiseMap:
         size = abs(factor)
         if not (0 < size < float("inf")):
             raise ValueError(f"the factor must be finite and not zero, not {factor}.")
+        details = self.details
+        if isinstance(floor := details.get(FLOOR), Mapping):
+            scaled = {name: value * factor**2 for name, value in floor.items()}
+            details = {**details, FLOOR: scaled}
         return replace(
             self,
             image=self.image * factor,
@@ -105,6 +123,7 @@ class NoiseMap:
             covariance=None if self.covariance is None else self.covariance * factor**2,
             dithered=None if self.dithered is None else self.dithered * factor,
             units=self.units if factor == 1 else f"{factor:g} x ({self.units})",
+            details=details,
         )
 
     def save(self, path: str | Path) -> None:
@@ -138,13 +157,31 @@ class NoiseMap:
         )
 
 
-def relative_error(image: Tensor, sigma: Tensor, standard_error: Tensor) -> float:
-    """RMS over voxels with ``|x| >= 3 sigma`` of ``standard_error / sigma``.
+def weak(image: Tensor, sigma: Tensor, floor: Any = None) -> Tensor:
+    """Boolean: voxels with ``|x| < 3 sigma``, or that noise alone explains.
+
+    Args:
+        image: Complex or real.
+        sigma: SD of the magnitude to first order, same shape and units.
+        floor: ``mean`` and ``sd`` of ``|x|^2`` in noise alone, of a root sum of squares; None: of
+            one image, which 3 sigma are enough to tell from noise.
+    """
+    if not isinstance(floor, Mapping) or not {"mean", "sd"} <= set(floor):
+        return image.abs() < LOW_SNR * sigma
+    signal = image.abs().double() ** 2 - float(floor["mean"])
+    least = (LOW_SNR * sigma.double()) ** 2
+    return signal < least.clamp_min(FLOOR_SPREAD * float(floor["sd"]))
+
+
+def relative_error(
+    image: Tensor, sigma: Tensor, standard_error: Tensor, floor: Any = None
+) -> float:
+    """RMS over voxels that are not :func:`weak` of ``standard_error / sigma``.
 
     When no voxel reaches that SNR, over all voxels with noise; 0 when there is no noise at all.
     """
     noisy = sigma > 0
-    chosen = noisy & (image.abs() >= LOW_SNR * sigma)
+    chosen = noisy & ~weak(image, sigma, floor)
     if not bool(chosen.any()):
         chosen = noisy
     if not bool(chosen.any()):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from snrecon.data import relative_error
+from snrecon.data.noise_map import FLOOR
 from snrecon.errors import InputError
 from snrecon.networks.noise_predictor import NoisePredictor
 from snrecon.noise.accumulated import Accumulated
@@ -99,7 +100,9 @@ class FoldRule(Rule):
         if certificate is None:
             enough = self.decides(state.moments.samples)
             return 0.0 if enough and not bool((found.covariance != 0).any()) else math.inf
-        stated = relative_error(state.image, found.covariance[0].sqrt(), found.standard_error)
+        floor = self.problem.bound.details.get(FLOOR)
+        stated = relative_error(
+            state.image, found.covariance[0].sqrt(), found.standard_error, floor)
         return max(float(certificate["bound"]), stated)
 
 

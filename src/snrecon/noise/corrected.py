@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from snrecon.data import relative_error
+from snrecon.data.noise_map import FLOOR
 from snrecon.errors import InputError
 from snrecon.networks.noise_predictor import NoisePredictor
 from snrecon.noise.accumulated import Found
@@ -67,7 +68,9 @@ class PairRule(Rule):
         if state.moments.samples < FEWEST:
             return math.inf
         found = state.moments.result(state.image)
-        return relative_error(state.image, found.covariance[0].sqrt(), found.standard_error)
+        floor = self.problem.bound.details.get(FLOOR)
+        return relative_error(
+            state.image, found.covariance[0].sqrt(), found.standard_error, floor)
 
 
 def corrected_map(

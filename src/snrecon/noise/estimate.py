@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from snrecon.data import NoiseMap, Scan
+from snrecon.data.noise_map import FLOOR
 from snrecon.errors import InputError, SnreconWarning
 from snrecon.networks.noise_predictor import NoisePredictor
 from snrecon.noise.analytic import analytic, unsupported
@@ -334,6 +335,8 @@ def _worst(results: list[NoiseMap]) -> dict[str, object]:
     worst: dict[str, object] = {}
     if all("compression_error" in r.details for r in results):
         worst["compression_error"] = max(r.details["compression_error"] for r in results)
+    if all(FLOOR in r.details for r in results):
+        worst[FLOOR] = _largest([r.details[FLOOR] for r in results])
     certificates = [r.details.get("certificate") for r in results]
     if any(certificates):  # one slice without a certificate leaves all without
         known = [c for c in certificates if c]

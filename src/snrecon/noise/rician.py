@@ -12,6 +12,10 @@ import math
 import torch
 from torch import Tensor
 
+from snrecon.data import NoiseMap
+from snrecon.data.noise_map import FLOOR
+from snrecon.errors import InputError
+
 
 def rician_mean_sd(amplitude: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and SD of ``|a + n|`` for circular noise of SD ``sigma`` per component.
@@ -41,15 +45,37 @@ def rician_mean_sd(amplitude: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-def rician_sigma(image: Tensor, sigma: Tensor) -> Tensor:
+def rician_sigma(image: Tensor | NoiseMap, sigma: Tensor | None = None) -> Tensor:
     """SD of the magnitude image with the Rician correction, for circular noise.
 
     The true amplitude is taken from the measured one by ``E|x|^2 = a^2 + 2 sigma^2``, set to 0
-    where noise alone explains the voxel.
+    where noise alone explains the voxel. A root sum of squares over coils is not Rician; pass the
+    result itself, and one of those is refused.
 
     Args:
-        image: Complex or magnitude image.
-        sigma: First-order sigma, same shape.
+        image: Complex or magnitude image, or a result, which has both.
+        sigma: First-order sigma, same shape; not with a result.
+
+    Raises:
+        InputError: if the result is a root sum of squares.
+        TypeError: if sigma is given with a result, or missing with an image.
     """
+    if isinstance(image, NoiseMap):
+        if sigma is not None:
+            raise TypeError("a result has its own sigma.")
+        if _root_sum_of_squares(image):
+            raise InputError(
+                f"the Rician correction is for the magnitude of one image, but {image.method} is a "
+                "root sum of squares over coils, whose noise is not Rician."
+            )
+        sigma = image.sigma
+        image = image.image
+    if sigma is None:
+        raise TypeError("an image needs its sigma.")
     power = image.abs() ** 2 - 2 * sigma**2
     return rician_mean_sd(power.clamp_min(0).sqrt(), sigma)[1]
+
+
+def _root_sum_of_squares(result: NoiseMap) -> bool:
+    combined = result.details.get("combine") == "rss" or FLOOR in result.details
+    return combined or result.method.endswith(":rss")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from snrecon.data import relative_error
+from snrecon.data.noise_map import FLOOR
 from snrecon.errors import InputError, SnreconWarning
 from snrecon.noise.accumulated import Accumulated
 from snrecon.noise.memory import CPU_CAP, chunk_size, peak_bytes
@@ -71,7 +72,8 @@ class Rule:
         if state.moments.samples < 2:
             return math.inf
         assert isinstance(state.moments, Moments)
-        return relative_error(state.image, *state.moments.sigma())
+        floor = self.problem.bound.details.get(FLOOR)
+        return relative_error(state.image, *state.moments.sigma(), floor)
 
 
 @dataclass

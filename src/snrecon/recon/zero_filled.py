@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from snrecon.data import Scan
+from snrecon.data.noise_map import FLOOR
 from snrecon.errors import InputError
 from snrecon.physics.fourier import grid_axes, ifft
 from snrecon.physics.safe import safe_divide, safe_root
@@ -46,6 +47,7 @@ class ZeroFilled(Reconstructor):
                 lambda y: root_sum_of_squares(y, mask),
                 "zero_filled:rss",
                 units=KSPACE,
+                details={} if scan.noise is None else {FLOOR: noise_floor(scan)},
             )
         model = forward_model(scan)
         return Bound(
@@ -95,6 +97,27 @@ def root_sum_of_squares(kspace: Tensor, mask: Tensor) -> Tensor:
     images = ifft(kspace * mask, grid_axes(mask.ndim))
     power = (images.real**2 + images.imag**2).sum(dim=-1 - mask.ndim)
     return safe_root(power)
+
+
+def noise_floor(scan: Scan) -> dict[str, float]:
+    """``mean`` and ``sd`` of the square of :func:`root_sum_of_squares` where there is only noise.
+
+    The coils' noise in a voxel is circular with covariance ``q Psi``, with ``q`` the sampled
+    fraction, so that the sum of its squares has mean ``q tr Psi`` and variance ``q^2 tr Psi^2``.
+    Noise that is coloured along the readout enters with its mean.
+
+    Raises:
+        InputError: if the noise of the scan is not known.
+    """
+    noise = scan.require_noise()
+    psi = noise.covariance.to(torch.complex128)
+    share = float(scan.sampled.double().mean())
+    if noise.spectrum is not None:
+        share *= float(noise.spectrum.double().mean())
+    return {
+        "mean": share * float(psi.diagonal().real.sum()),
+        "sd": share * float(torch.linalg.matrix_norm(psi)),
+    }
 
 
 def linearize_root_sum_of_squares(

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from snrecon.data import NoiseMap, Scan
+from snrecon.data.noise_map import FLOOR
 from snrecon.noise import repetition_check
 from snrecon.noise.problem import Reconstruction
 
 
 def inside(result: NoiseMap) -> Tensor:
-    """Boolean: voxels with noise and ``|x| >= 3 sigma``; all with noise if none reaches that."""
+    """Boolean: voxels with noise that are not of low SNR; all with noise if none reaches that."""
     noisy = result.sigma > 0
     chosen = noisy & ~result.low_snr
     return chosen if bool(chosen.any()) else noisy
@@ -37,7 +38,9 @@ def describe_result(result: NoiseMap) -> str:
         rows.append(("SNR", f"{float(result.snr[where].median()):.4g} (median)"))
         rows.append(("relative error", _error(result)))
         low = float((result.low_snr & noisy).sum()) / float(noisy.sum())
-        rows.append(("low SNR", f"{low:.1%} of voxels have |x| < 3 sigma"))
+        weak = "do not rise above the noise of the coils" if FLOOR in result.details else (
+            "have |x| < 3 sigma")
+        rows.append(("low SNR", f"{low:.1%} of voxels {weak}"))
     else:
         rows.append(("sigma", "0 everywhere"))
     if result.g_factor is not None and bool(where.any()):
