@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -162,8 +163,16 @@ def test_ctrl_c_reaches_the_caller_and_the_log_goes_back_to_the_checkpoint(image
     assert minutes == sorted(minutes)
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Ctrl-C as in a terminal: a shell lets what it starts in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_ctrl_c_where_python_drops_it_is_noticed_after_the_step(images, tmp_path):
+def test_ctrl_c_where_python_drops_it_is_noticed_after_the_step(images, tmp_path, interrupts):
     pytest.importorskip("lightning")
     from snrecon.training import train
 
