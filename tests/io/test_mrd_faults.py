@@ -91,6 +91,15 @@ BOTH = 1 << (ismrmrd.ACQ_IS_NOISE_MEASUREMENT - 1)
 NOTHING = np.zeros(SAMPLES, dtype=np.float32)
 
 
+def spoilt(folder: Path, valid: Path, change: Callable[[h5py.File], None]) -> Path:
+    """A copy of a file with a change."""
+    path = folder / "bad.h5"
+    shutil.copy(valid, path)
+    with h5py.File(path, "r+") as file:
+        change(file)
+    return path
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -136,11 +145,7 @@ NOTHING = np.zeros(SAMPLES, dtype=np.float32)
 def test_each_fault_has_its_sentence(
     tmp_path: Path, valid: Path, change: Callable[[h5py.File], None], words: str
 ) -> None:
-    path = tmp_path / "bad.h5"
-    shutil.copy(valid, path)
-    with h5py.File(path, "r+") as file:
-        change(file)
-    refused(path, words)
+    refused(spoilt(tmp_path, valid, change), words)
 
 
 @pytest.mark.parametrize(
@@ -154,10 +159,7 @@ def test_each_fault_has_its_sentence(
 def test_fault_that_spoils_only_the_noise_readouts(
     tmp_path: Path, valid: Path, change: Callable[[h5py.File], None], words: str
 ) -> None:
-    path = tmp_path / "bad.h5"
-    shutil.copy(valid, path)
-    with h5py.File(path, "r+") as file:
-        change(file)
+    path = spoilt(tmp_path, valid, change)
     with pytest.warns(SnreconWarning, match=f"noise readouts are not usable: {words}"):
         scan = load_mrd(path)
     assert scan.noise is None

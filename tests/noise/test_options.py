@@ -10,9 +10,9 @@ from benchmarks.small_problems import irregular_mask, small_scan
 from snrecon.data import Scan
 from snrecon.errors import InputError
 from snrecon.noise import linearity_check, noise_map, psf, roi
-from snrecon.noise.options import chosen, real, weights
+from snrecon.noise.options import chosen, weights
 from snrecon.recon import Sense, ZeroFilled
-from snrecon.recon.option_types import whole_number
+from snrecon.recon.option_types import number, whole_number
 
 SCAN = small_scan(irregular_mask())
 RECON = ZeroFilled()
@@ -23,15 +23,15 @@ REGION[5:8, 5:7] = True
 def test_numbers_of_any_library_are_numbers():
     assert whole_number("n", np.int64(3)) == whole_number("n", torch.tensor(3)) == 3
     assert isinstance(whole_number("n", np.int64(3)), int)
-    assert real("x", np.float32(0.5)) == real("x", torch.tensor(0.5)) == 0.5
+    assert number("x", np.float32(0.5)) == number("x", torch.tensor(0.5)) == 0.5
     for value in (1.5, None, "3", 20.0):
         with pytest.raises(InputError, match="n must be a whole number"):
             whole_number("n", value)
     with pytest.raises(InputError, match="n must be a whole number of at least 2, not 1"):
         whole_number("n", 1, least=2)
-    for value in ("0.1", None, [1, 2], torch.zeros(2)):
-        with pytest.raises(InputError, match="x must be a number"):
-            real("x", value)
+    for value in ("0.1", None, [1, 2], torch.zeros(2), True, 10**400, float("inf")):
+        with pytest.raises(InputError, match="x must be a finite number"):
+            number("x", value)
 
 
 def test_regions_of_any_library_are_regions():
@@ -49,8 +49,8 @@ def test_regions_of_any_library_are_regions():
     ({"max_passes": 20.5}, "max_passes must be a whole number"),
     ({"seed": None}, "seed must be a whole number"),
     ({"seed": 1.5}, "seed must be a whole number"),
-    ({"tolerance": "0.1"}, "tolerance must be a number"),
-    ({"noise_scale": None}, "noise_scale must be a number"),
+    ({"tolerance": "0.1"}, "tolerance must be a finite number"),
+    ({"noise_scale": None}, "noise_scale must be a finite number"),
     ({"chunk": 0}, "chunk must be a whole number of at least 1"),
     ({"seed": 2**70}, "the seed must be below"),
     ({"voxels": np.ones((2, 2), bool)}, "shape"),

@@ -18,7 +18,7 @@ from snrecon.networks.unet import INITIAL_LAMBDA, complex_unet, magnitude_unet
 from snrecon.noise import noise_map
 from snrecon.physics.fourier import ifft
 from snrecon.physics.gram import FourierGram
-from snrecon.recon import E2EVarNet, MoDL, UNet, VarNet
+from snrecon.recon import E2EVarNet, MoDL, UNet
 from snrecon.recon.forward_model import KSPACE, NOISE
 from snrecon.recon.registry import load
 from support import random_complex
@@ -374,33 +374,6 @@ def test_the_noise_map_is_that_of_torch(name):
     assert float(error) < 1e-4
 
 
-def test_networks_of_ones_own_go_through_torch():
-    class Twice(nets.Unet):
-        def forward(self, image):
-            return 2 * super().forward(image)
-
-    class Again(nets.E2EVarNet):
-        pass
-
-    scan = make_scan()
-    own = [UNet(Twice(2, 2, 3, 2)), UNet(Twice(1, 1, 3, 2), combine="rss")]
-    own += [E2EVarNet(Again(1, 2, 2, 2, 2), combine=c) for c in ("matched", "rss")]
-    for recon in own:
-        assert recon.bind(scan).linearize is None
-
-
-@pytest.mark.parametrize("method", [UNet, MoDL, VarNet, E2EVarNet])
-def test_a_network_that_is_called_otherwise_is_refused(method):
-    class Other(torch.nn.Module):
-        in_chans = out_chans = 2
-
-        def forward(self, x, y, z, last):
-            return x
-
-    with pytest.raises(InputError, match=f"^{method.name} needs a network that takes .*Other"):
-        method(Other())
-
-
 def test_networks_with_espirit_need_to_know_the_noise():
     network = nets.e2e_varnet(espirit=4)
     with pytest.raises(InputError, match="noise of this scan is not known"):
@@ -415,12 +388,3 @@ def test_a_root_sum_of_squares_of_whitened_coils_is_in_units_of_the_noise():
     assert recon.bind(scan).units == NOISE
     assert recon.bind(replace(scan, noise=None)).units == KSPACE
     assert E2EVarNet(nets.e2e_varnet(), published=True).bind(scan).units == KSPACE
-
-
-def test_a_network_of_ones_own_is_evaluated_not_trained():
-    network = nets.unet(2)
-    network.train()
-    recon = UNet(network)
-    assert not network.training
-    bound = recon.bind(make_scan())
-    assert torch.equal(bound(make_scan().kspace), bound(make_scan().kspace))

@@ -19,7 +19,7 @@ from snrecon.noise.analytic import analytic, unsupported
 from snrecon.noise.certified import certified_map
 from snrecon.noise.corrected import corrected_map
 from snrecon.noise.exact import exact
-from snrecon.noise.options import chosen, real
+from snrecon.noise.options import chosen
 from snrecon.noise.own_function import require_repeatable
 from snrecon.noise.predicted import load_predictor
 from snrecon.noise.problem import Problem, Progress, Reconstruction
@@ -29,7 +29,7 @@ from snrecon.noise.sketch import sketch
 from snrecon.noise.state import State
 from snrecon.physics.jacobian import NotDifferentiableError
 from snrecon.physics.memory import available_bytes
-from snrecon.recon.option_types import seed_number, whole_number
+from snrecon.recon.option_types import number, seed_number, whole_number
 
 Estimator = Literal["auto", "analytic", "exact", "certified", "corrected", "sketch", "replicas"]
 ESTIMATORS = ("auto", "analytic", "exact", "certified", "corrected", "sketch", "replicas")
@@ -105,16 +105,16 @@ def noise_map(
     """
     if estimator not in ESTIMATORS:
         raise InputError(f"estimator must be one of {', '.join(ESTIMATORS)}, not {estimator!r}.")
-    tolerance, noise_scale = real("tolerance", tolerance), real("noise_scale", noise_scale)
+    tolerance, noise_scale = number("tolerance", tolerance), number("noise_scale", noise_scale)
     seed = seed_number(seed)
     max_passes = None if max_passes is None else whole_number("max_passes", max_passes, least=1)
     chunk = None if chunk is None else whole_number("chunk", chunk, least=1)
-    if not 0 <= tolerance < float("inf"):
+    if tolerance < 0:
         raise InputError(f"tolerance must be 0 or a positive number, not {tolerance}.")
     if estimator != "auto":
         _require_end(estimator, tolerance, max_passes)
-    if not 0 < noise_scale < float("inf"):
-        raise InputError(f"noise_scale must be positive and finite, not {noise_scale}.")
+    if noise_scale <= 0:
+        raise InputError(f"noise_scale must be positive, not {noise_scale}.")
     if voxels is not None and estimator not in ("auto", "exact"):
         raise InputError("a choice of voxels is for the exact estimator only.")
     if compress is not None and estimator != "exact":

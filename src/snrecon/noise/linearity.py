@@ -9,12 +9,12 @@ from torch import Tensor
 
 from snrecon.data import Scan
 from snrecon.errors import InputError
-from snrecon.noise.options import chosen, real
+from snrecon.noise.options import chosen
 from snrecon.noise.problem import Problem, Reconstruction, probe_generator
 from snrecon.noise.replicas import evaluate
 from snrecon.physics.jacobian import NotDifferentiableError
 from snrecon.physics.precision import full_precision
-from snrecon.recon.option_types import seed_number, whole_number
+from snrecon.recon.option_types import number, seed_number, whole_number
 
 STREAM = 4
 
@@ -75,8 +75,8 @@ def linearity_check(
             image or has no noise, or an option is no such number.
     """
     draws, seed = whole_number("draws", draws, least=1), seed_number(seed)
-    if not 0 < real("noise_scale", noise_scale) < float("inf"):
-        raise InputError(f"noise_scale must be positive and finite, not {noise_scale}.")
+    if not number("noise_scale", noise_scale) > 0:
+        raise InputError(f"noise_scale must be positive, not {noise_scale}.")
     problem = Problem.of(recon, scan)
     first: list[Tensor] = []
     odd: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""Numbers, seeds and regions as users give them: checked, or refused in one sentence."""
+"""Regions as users give them: checked, or refused in one sentence."""
 
 from __future__ import annotations
 
@@ -8,24 +8,6 @@ import torch
 from torch import Tensor
 
 from snrecon.errors import InputError
-
-
-def real(name: str, value: Any) -> float:
-    """A real number, finite or not.
-
-    Args:
-        name: What it is called, for the sentence.
-        value: What was given.
-
-    Raises:
-        InputError: if it is none.
-    """
-    try:
-        if isinstance(value, str | bytes | bool):
-            raise TypeError
-        return float(value)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise InputError(f"{name} must be a number, not {value!r}.") from None
 
 
 def chosen(region: Any, image: Tensor, name: str = "the region") -> Tensor:

@@ -10,6 +10,8 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from torch import Tensor
+
 from snrecon.errors import InputError
 
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
@@ -59,7 +61,7 @@ def whole_number(what: str, value: Any, least: int | None = None) -> int:
 
 
 def number(what: str, value: Any) -> float:
-    """A finite number, numpy's included.
+    """A finite number; those of numpy and torch are welcome.
 
     Args:
         what: The option's name in errors.
@@ -68,8 +70,12 @@ def number(what: str, value: Any) -> float:
     Raises:
         InputError: if it is none.
     """
-    if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
+    found = value.item() if isinstance(value, Tensor) and value.ndim == 0 else value
+    try:
+        if isinstance(found, Real) and not isinstance(found, bool) and math.isfinite(found):
+            return float(found)
+    except OverflowError:  # a whole number beyond all floats
+        pass
     raise InputError(f"{what} must be a finite number, not {value!r}.")
 
 
