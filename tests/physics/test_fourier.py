@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from snrecon.physics import fourier
 from snrecon.physics.fourier import fft, grid_axes, ifft
 from support import random_complex
 
@@ -50,3 +51,45 @@ def test_white_noise_keeps_its_variance() -> None:
 
 def test_precision_follows_the_input() -> None:
     assert fft(random_complex(4, 4, dtype=torch.complex64), (-2, -1)).dtype == torch.complex64
+
+
+@pytest.mark.parametrize("axes", [(-2, -1), (-1,), (-2,), (1, 3), (-3, -1), (0, 1, 2, 3)])
+@pytest.mark.parametrize("shape", [(2, 4, 6, 8), (3, 4, 5, 8), (2, 5, 6, 7)])
+def test_equals_the_transform_of_shifted_arrays(
+    shape: tuple[int, ...], axes: tuple[int, ...]
+) -> None:
+    x = random_complex(*shape)
+    shifted = torch.fft.ifftshift(x, dim=axes)
+    wanted = torch.fft.fftshift(torch.fft.fftn(shifted, dim=axes, norm="ortho"), dim=axes)
+    torch.testing.assert_close(fft(x, axes), wanted)
+    torch.testing.assert_close(fft(x.real, axes) + 1j * fft(x.imag, axes), wanted)
+    torch.testing.assert_close(ifft(wanted, axes), x)
+    torch.testing.assert_close(fft(x.conj(), axes), ifft(x, axes).conj())
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (5, 6)])
+def test_is_its_own_derivative_and_takes_batches(shape: tuple[int, ...]) -> None:
+    x, change = random_complex(3, *shape), random_complex(3, *shape)
+    wanted = fft(change, (-2, -1))
+    _, tangent = torch.func.jvp(lambda part: fft(part, (-2, -1)), (x,), (change,))
+    torch.testing.assert_close(tangent, wanted)
+    torch.testing.assert_close(torch.func.vmap(lambda part: fft(part, (-2, -1)))(change), wanted)
+    _, pull = torch.func.vjp(lambda part: fft(part, (-2, -1)), x)
+    torch.testing.assert_close(pull(wanted)[0], change)
+
+
+def test_transforms_after_one_in_inference_mode_have_gradients() -> None:
+    x = random_complex(10, 14)
+    with torch.inference_mode():
+        fft(x, (-2, -1))
+    fft(x.requires_grad_(), (-2, -1)).abs().sum().backward()
+    assert x.grad is not None
+
+
+def test_signs_of_large_grids_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = random_complex(12, 22)
+    wanted = fft(x, (-2, -1))
+    fourier._kept.cache_clear()
+    monkeypatch.setattr(fourier, "LARGEST_KEPT", 100)
+    torch.testing.assert_close(fft(x, (-2, -1)), wanted)
+    assert fourier._kept.cache_info().currsize == 0

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from snrecon.errors import InputError
+from snrecon.networks.normalisation import channels_go_last, channels_last
 from snrecon.networks.regularised import Regularised
 from snrecon.networks.varnet import Gram, d_normalised, noise_level, root_mean_square
 from snrecon.physics.precision import lowered
@@ -178,6 +179,7 @@ class MoDL(nn.Module):
         """``x`` plus the CNN's correction, ``(batch, ky, kx)``; ``gates`` gets where its rectifiers
         were open, 0 or 1 in bytes."""
         h = torch.cat([torch.view_as_real(x).movedim(-1, 1), level], dim=1)
+        h = channels_last(h) if channels_go_last(h) else h
         for layer in self.cnn[:-1]:
             h = functional.relu(layer(h))
             if gates is not None:

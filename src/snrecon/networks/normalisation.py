@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from snrecon.physics.safe import safe_divide, safe_root
 
@@ -37,3 +38,38 @@ def d_center_and_scale(
     count = math.prod(centred.shape[axis] for axis in axes)
     inner = (centred * dx).sum(dim=axes, keepdim=True) / max(count - 1, 1)
     return dx.mean(dim=axes, keepdim=True), safe_divide(inner, size)
+
+
+class InstanceNorm(nn.InstanceNorm2d):
+    """``nn.InstanceNorm2d`` without parameters, in the layout in which CPUs convolve fastest.
+
+    torch's own copies arrays whose channels are last in memory to and fro, which takes longer than
+    the convolutions around it. Where no graph is kept this works on rows ``(ky, kx * channels)``.
+    Elsewhere it is torch's, which keeps less for the gradient.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(items, channels, ky, kx)`` to mean 0 and variance 1 of every item and channel."""
+        if not channels_go_last(x) or x.shape[-2:].numel() < 2:
+            return super().forward(x)
+        items, channels, ky, kx = x.shape
+        rows = x.movedim(1, -1).reshape(items, ky, kx * channels)
+
+        def mean(values: Tensor) -> Tensor:
+            by_channel = values.mean(dim=1).reshape(items, kx, channels).mean(dim=1)
+            return by_channel.repeat(1, kx).unsqueeze(1)
+
+        rows = rows - mean(rows)
+        rows = rows * (mean(rows * rows) + self.eps).rsqrt()
+        return rows.reshape(items, ky, kx, channels).movedim(-1, 1)
+
+
+def channels_go_last(x: Tensor) -> bool:
+    """Whether a network is faster with the channels last in memory: on a CPU, without a graph."""
+    return x.device.type == "cpu" and not (torch.is_grad_enabled() and x.requires_grad)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """``(items, channels, ky, kx)``, the same with the channels last in memory. Unlike
+    ``contiguous(memory_format=...)`` it is known to torch.func."""
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)

@@ -17,7 +17,13 @@ from torch.nn import functional
 
 from snrecon.errors import InputError
 from snrecon.networks.linearized import Tangent, halved, linearize_layers
-from snrecon.networks.normalisation import center_and_scale, d_center_and_scale
+from snrecon.networks.normalisation import (
+    InstanceNorm,
+    center_and_scale,
+    channels_go_last,
+    channels_last,
+    d_center_and_scale,
+)
 from snrecon.networks.varnet import d_normalised, root_mean_square
 
 CLAMP = 6.0
@@ -105,9 +111,10 @@ class Unet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """``(batch, in_chans, ky, kx)`` real to ``(batch, out_chans, ky, kx)``."""
-        # Contiguous: with the channels last, as views of complex images have them, a training step
-        # takes half as long again.
-        x, levels = image.contiguous(), []
+        # With the channels last, as views of complex images have them, a training step takes half
+        # as long again.
+        x = channels_last(image) if channels_go_last(image) else image.contiguous()
+        levels = []
         for layer in self.down_sample_layers:
             x = layer(x)
             levels.append(x)
@@ -173,7 +180,7 @@ class _ConvBlock(nn.Module):
         for channels in (before, after):
             layers += [
                 nn.Conv2d(channels, after, kernel_size=3, padding=1, bias=False),
-                nn.InstanceNorm2d(after),
+                InstanceNorm(after),
                 nn.LeakyReLU(0.2),
                 nn.Dropout2d(drop),
             ]
@@ -191,7 +198,7 @@ class _TransposeBlock(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(
             nn.ConvTranspose2d(before, after, kernel_size=2, stride=2, bias=False),
-            nn.InstanceNorm2d(after),
+            InstanceNorm(after),
             nn.LeakyReLU(0.2),
         )
 

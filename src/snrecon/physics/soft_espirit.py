@@ -26,6 +26,11 @@ BLOCK_BYTES = 2**22
 """Largest coil x coil x voxel array held at once on a CPU: about its cache."""
 DEVICE_BYTES = 2**29
 """The same elsewhere."""
+KEPT_BYTES = 2**28
+"""Most that a derivative keeps of matrices and iterates; above, it makes them again every time."""
+SCALED = 4
+"""After so many iterations vectors are brought back to length 1. Eigenvalues in air are far below
+those of the object: sixteen powers of 1e-3 are less than single precision knows."""
 
 
 def soft_espirit(kspace: Tensor, calibration: Tensor, iterations: int) -> Tensor:
@@ -63,6 +68,7 @@ def soft_espirit(kspace: Tensor, calibration: Tensor, iterations: int) -> Tensor
         patches = [kernel.patches(kspace[item], blocks[item]) for item in items]
         gram = torch.stack([one.mT @ one.conj() for one in patches])
         correlation, _ = kernel.correlation(gram, [len(one) for one in patches])
+        correlation = correlation * kernel.scale(correlation)
         parts.append(_turned(kernel, correlation, images[items], iterations))
     order = torch.tensor([item for items in groups.values() for item in items])
     return torch.cat(parts)[order.argsort().to(kspace.device)] if len(parts) > 1 else parts[0]
@@ -73,13 +79,29 @@ def _turned(kernel: _Kernel, correlation: Tensor, images: Tensor, iterations: in
     parts = []
     for rows in kernel.row_blocks(len(images)):
         matrices = kernel.matrices(correlation, rows)
-        vectors = images[:, :, rows].movedim(1, -1).unsqueeze(-1)
+        vectors = images[:, :, rows].permute(2, 3, 0, 1).unsqueeze(-1)
         length = _length(vectors)
-        for _ in range(iterations):
-            vectors = matrices @ vectors
+        for power in _powers(matrices, iterations):
+            vectors = power @ vectors
             vectors = safe_divide(vectors, _length(vectors))
-        parts.append((vectors * length).squeeze(-1).movedim(-1, 1))
-    return torch.cat(parts, dim=2)
+        parts.append((vectors * length).squeeze(-1))
+    return torch.cat(parts).permute(2, 3, 0, 1).contiguous()
+
+
+def _powers(matrices: Tensor, iterations: int) -> list[Tensor]:
+    """Matrices whose product is ``M^iterations``: squaring twice costs less than the products with
+    single vectors that it saves."""
+    assert SCALED == 4
+    times, rest = divmod(iterations, SCALED)
+    if not times:
+        return [matrices] * rest
+    squared = matrices @ matrices
+    return [*[matrices] * rest, *[squared @ squared] * times]
+
+
+def _is_scaled(k: int, iterations: int) -> bool:
+    """Whether vectors are given length 1 after iteration ``k``."""
+    return (k + 1) % SCALED == 0 or k + 1 == iterations
 
 
 def linearize_soft_espirit(
@@ -100,48 +122,89 @@ def linearize_soft_espirit(
         patches = kernel.patches(kspace, block)
         gram = patches.mT @ patches.conj()
         correlation, weighted = kernel.correlation(gram, [len(patches)])
+        scale = kernel.scale(correlation)
+        correlation = correlation * scale
         solver = torch.linalg.lu_factor(kernel.shifted(gram, [len(patches)]))
         images = ifft(kspace * calibration, (-2, -1))
 
         def iterates(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
-            """Matrices, their unscaled iterates side by side, ``(ky, kx, coil, iterations + 1)``,
-            and the factors ``(ky, kx, 1, iterations)`` that keep them of length 1."""
+            """Matrices, their iterates side by side, ``(ky, kx, coil, iterations + 1)``, and the
+            factors ``(ky, kx, 1, 1 + (iterations - 1) // SCALED)`` that kept them of length 1."""
             matrices = kernel.matrices(correlation, rows)
-            vectors, factors = [images[:, rows].movedim(0, -1).unsqueeze(-1)], []
-            for _ in range(iterations):
+            vectors, factors = [images[:, rows].permute(1, 2, 0).unsqueeze(-1)], []
+            for k in range(iterations):
                 following = matrices @ vectors[-1]
-                size = _length(following)
-                factors.append(safe_divide(torch.ones_like(size), size))
-                vectors.append(following * factors[-1])
+                if _is_scaled(k, iterations):
+                    size = _length(following)
+                    factors.append(safe_divide(torch.ones_like(size), size))
+                    following = following * factors[-1]
+                vectors.append(following)
             return matrices, torch.cat(vectors, -1), torch.cat(factors, -1)
 
-    def turned(vectors: Tensor) -> Tensor:
-        return vectors[..., -1:] * _length(vectors[..., :1])
+        size = images.numel() * (len(images) + iterations + 1) * images.element_size()
+        blocks, ends = [], []
+        for rows in kernel.row_blocks(1):
+            found = iterates(rows)
+            ends.append(_end(found[1]))
+            if size <= KEPT_BYTES:
+                blocks.append(found)
+        image = torch.cat(ends).permute(2, 0, 1).contiguous()
+        kept = [torch.cat(parts) for parts in zip(*blocks, strict=True)]
+        del blocks
 
     def jvp(tangents: Tensor) -> Tensor:
         with torch.no_grad():
-            d_correlation = kernel.d_correlation(
+            d_correlation = scale * kernel.d_correlation(
                 patches, weighted, solver, kernel.patches(tangents, block))
-            d_images = ifft(tangents * calibration, (-2, -1))
+            d_images = ifft(tangents * calibration, (-2, -1)).permute(2, 3, 1, 0).contiguous()
             parts = []
             for rows in kernel.row_blocks(len(tangents)):
-                matrices, vectors, factors = iterates(rows)
-                start, length = vectors[..., :1], _length(vectors[..., :1])
-                pushed = kernel.matrices(d_correlation, rows) @ vectors[..., :-1]
-                moved = d_images[:, :, rows].movedim(1, -1).movedim(0, -1)
-                d_length = safe_divide((start.conj() * moved).real.sum(-2, keepdim=True), length)
-                for k in range(iterations):
-                    # Lengths do not matter on the way: only the direction is asked for.
-                    moved = (matrices @ moved + pushed[..., k].movedim(0, -1)) * factors[..., k:k+1]
-                end = vectors[..., -1:]
-                along = (end.conj() * moved).real.sum(-2, keepdim=True)
-                parts.append((moved - end * along) * length + end * d_length)
-            return torch.cat(parts, dim=0).movedim(-1, 0).movedim(-1, 1)
+                matrices, vectors, factors = [one[rows] for one in kept] or iterates(rows)
+                pushed = _pushed(kernel.matrices(d_correlation, rows), vectors[..., :-1])
+                parts.append(_moved(matrices, vectors, factors, pushed, d_images[rows]))
+            return torch.cat(parts).permute(3, 2, 0, 1)
 
-    with torch.no_grad():
-        image = torch.cat([turned(iterates(rows)[1]).squeeze(-1).movedim(-1, 0)
-                           for rows in kernel.row_blocks(1)], dim=1)
     return image, jvp
+
+
+def _end(vectors: Tensor) -> Tensor:
+    """The last iterate at the length of the first, ``(ky, kx, coil)``."""
+    return (vectors[..., -1:] * _length(vectors[..., :1])).squeeze(-1)
+
+
+def _pushed(d_matrices: Tensor, vectors: Tensor) -> Tensor:
+    """``dM`` ``(ky, kx, batch, coil, coil)`` of every tangent times all iterates
+    ``(ky, kx, coil, iterations)``: ``(iterations, ky * kx, coil, batch)``."""
+    batch, coils = d_matrices.shape[2:4]
+    product = torch.bmm(d_matrices.reshape(-1, batch * coils, coils), vectors.flatten(0, 1))
+    return product.unflatten(1, (batch, coils)).permute(3, 0, 2, 1).contiguous()
+
+
+def _moved(
+    matrices: Tensor, vectors: Tensor, factors: Tensor, pushed: Tensor, d_images: Tensor
+) -> Tensor:
+    """Derivative of :func:`_end`, ``(ky, kx, coil, batch)``.
+
+    Args:
+        matrices: M, ``(ky, kx, coil, coil)``.
+        vectors: Its iterates, ``(ky, kx, coil, iterations + 1)``.
+        factors: ``(ky, kx, 1, times)``: what they were multiplied by.
+        pushed: ``(iterations, ky * kx, coil, batch)``: ``dM`` times all iterates but the last.
+        d_images: Change of the first, ``(ky, kx, coil, batch)``.
+    """
+    start, end = vectors[..., :1], vectors[..., -1:]
+    length = _length(start)
+    d_length = safe_divide((start.conj() * d_images).real.sum(-2, keepdim=True), length)
+    matrices, factors = matrices.flatten(0, 1), factors.flatten(0, 1)
+    moved = d_images.flatten(0, 1)
+    for k, part in enumerate(pushed):
+        moved = torch.baddbmm(part, matrices, moved)
+        if _is_scaled(k, len(pushed)):
+            # By the same number: the change of length is taken out once, at the end.
+            moved = moved * factors[..., k // SCALED, None]
+    moved = moved.reshape(d_images.shape)
+    along = (end.conj() * moved).real.sum(-2, keepdim=True)
+    return (moved - end * along) * length + end * d_length
 
 
 class _Kernel:
@@ -197,10 +260,21 @@ class _Kernel:
     def _kernels(self, weighted: Tensor) -> Tensor:
         return correlation_kernel((weighted + weighted.mH) / 2, self.coils, self.widths)
 
+    def scale(self, correlation: Tensor) -> Tensor:
+        """A number for each of the kernels that brings the mean eigenvalue over coils and voxels to
+        1: powers of matrices of next to no signal would underflow. Directions do not depend on it,
+        and neither do their derivatives."""
+        middle = correlation.detach()[..., self.widths[0] - 1, self.widths[1] - 1]
+        mean = _trace(middle) / self.coils
+        return torch.where(mean > 0, 1 / mean, 1)[..., None, None, None, None]
+
     def matrices(self, correlation: Tensor, rows: slice) -> Tensor:
-        """``(..., ky, kx, coil, coil)`` of some rows."""
-        partial = torch.einsum("...cdpq,yp->...yqcd", correlation, self.by_row[rows])
-        return torch.einsum("...yqcd,xq->...yxcd", partial, self.by_column)
+        """``(ky, kx, ..., coil, coil)`` of some rows."""
+        rest = correlation.movedim((-2, -1), (0, 1))  # kernel points first
+        partial = self.by_row[rows] @ rest.flatten(1)
+        partial = partial.reshape(len(partial), rest.shape[1], -1)
+        whole = torch.bmm(self.by_column.expand(len(partial), -1, -1), partial)
+        return whole.reshape(*whole.shape[:2], *rest.shape[2:])
 
     def row_blocks(self, count: int) -> list[slice]:
         """The rows of the grid, a few at a time, for a batch of ``count``."""
