@@ -35,6 +35,11 @@ def test_instance_norm_loses_no_digits_to_a_large_mean() -> None:
     torch.testing.assert_close(norm(x), norm(x.double()).float(), rtol=0, atol=2e-3)
 
 
+def test_instance_norm_of_half_precision_is_torchs() -> None:
+    x = torch.randn(1, 2, 16, 16, generator=torch.Generator().manual_seed(1)).bfloat16()
+    assert torch.equal(InstanceNorm(2)(x), nn.InstanceNorm2d(2)(x))
+
+
 def test_instance_norm_leaves_a_constant_at_zero_and_a_single_voxel_to_torch() -> None:
     norm = InstanceNorm(2)
     assert torch.equal(norm(torch.full((1, 2, 4, 4), 3.0)), torch.zeros(1, 2, 4, 4))

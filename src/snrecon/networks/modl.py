@@ -184,8 +184,8 @@ class MoDL(nn.Module):
             h = functional.relu(layer(h))
             if gates is not None:
                 gates.append((h > 0).view(torch.uint8))
-        h = self.cnn[-1](h).to(x.real.dtype).movedim(1, -1)
-        return x + torch.view_as_complex(h.contiguous())
+        h = self.cnn[-1](h).to(x.real.dtype)
+        return x + torch.complex(*h.unbind(1))  # a view would depend on the layout in memory
 
     def _solve(self, gram: Gram, right: Tensor, lamda: Tensor) -> Tensor:
         if not self.implicit:

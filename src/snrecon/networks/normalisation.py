@@ -44,24 +44,20 @@ class InstanceNorm(nn.InstanceNorm2d):
     """``nn.InstanceNorm2d`` without parameters, in the layout in which CPUs convolve fastest.
 
     torch's own copies arrays whose channels are last in memory to and fro, which takes longer than
-    the convolutions around it. Where no graph is kept this works on rows ``(ky, kx * channels)``.
-    Elsewhere it is torch's, which keeps less for the gradient.
+    the convolutions around it. Elsewhere it is torch's, which keeps less for the gradient.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """``(items, channels, ky, kx)`` to mean 0 and variance 1 of every item and channel."""
-        if not channels_go_last(x) or x.shape[-2:].numel() < 2:
+        # torch's takes statistics of half precision in single.
+        half = x.dtype not in (torch.float32, torch.float64)
+        if half or not channels_go_last(x) or x.shape[-2:].numel() < 2:
             return super().forward(x)
-        items, channels, ky, kx = x.shape
-        rows = x.movedim(1, -1).reshape(items, ky, kx * channels)
-
-        def mean(values: Tensor) -> Tensor:
-            by_channel = values.mean(dim=1).reshape(items, kx, channels).mean(dim=1)
-            return by_channel.repeat(1, kx).unsqueeze(1)
-
-        rows = rows - mean(rows)
-        rows = rows * (mean(rows * rows) + self.eps).rsqrt()
-        return rows.reshape(items, ky, kx, channels).movedim(-1, 1)
+        # In any layout, without views: torch.func.linearize replays what it saw in one layout on
+        # arrays in another.
+        centred = x - x.mean(dim=(-2, -1), keepdim=True)
+        variance = centred.square().mean(dim=(-2, -1), keepdim=True)
+        return centred * (variance + self.eps).rsqrt()
 
 
 def channels_go_last(x: Tensor) -> bool:

@@ -317,4 +317,4 @@ def channels_of(image: Tensor) -> Tensor:
 
 def complex_of(channels: Tensor) -> Tensor:
     """Real and imaginary part ``(..., 2, ky, kx)`` to complex ``(..., ky, kx)``."""
-    return torch.view_as_complex(channels.movedim(-3, -1).contiguous())
+    return torch.complex(*channels.unbind(-3))  # a view would depend on the layout in memory
