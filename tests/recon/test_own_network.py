@@ -9,6 +9,7 @@ from benchmarks.small_problems import irregular_mask, small_scan
 import networks_at_hand as nets
 from snrecon.errors import InputError
 from snrecon.recon import E2EVarNet, MoDL, UNet, VarNet
+from snrecon.recon.own_network import fitted
 
 
 def test_networks_of_ones_own_go_through_torch():
@@ -46,3 +47,16 @@ def test_a_network_of_ones_own_is_evaluated_not_trained():
     scan = small_scan(irregular_mask())
     bound = recon.bind(scan)
     assert torch.equal(bound(scan.kspace), bound(scan.kspace))
+
+
+def test_a_given_network_stays_what_and_where_it_is():
+    network = torch.nn.Conv2d(2, 2, 3)
+    network.register_buffer("window", torch.ones(3), persistent=False)
+    image = torch.zeros(4, 4, dtype=torch.complex64)
+    assert fitted(network, image) is network
+    double = fitted(network, image.to(torch.complex128))
+    assert double.weight.dtype == double.window.dtype == torch.float64
+    elsewhere = fitted(network, image.to("meta"))
+    assert elsewhere.weight.device.type == elsewhere.window.device.type == "meta"
+    assert network.weight.device.type == "cpu"
+    assert network.weight.dtype == torch.float32

@@ -6,6 +6,7 @@ A prediction is not trusted: it is one more column of the prior that is fitted t
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def predicted_variance(
     seen = look(problem, surrogate)
     device = seen.channels.device
     with torch.no_grad():
-        ratio = predictor.to(device).eval()(seen.channels[None])[0].exp()
+        ratio = copy.deepcopy(predictor).to(device).eval()(seen.channels[None])[0].exp()
     if not bool(ratio.isfinite().all()):
         raise InputError(
             "the noise predictor's answer is not finite; leave it out, or train it anew.")

@@ -96,8 +96,8 @@ def coil_options(
 
 
 def fitted(network: nn.Module, like: Tensor) -> nn.Module:
-    """The network where ``like`` is; a copy in the precision of ``like`` if it has another."""
-    network = network.to(device=like.device)
+    """The network where ``like`` is, in its precision: a copy unless it is there and has it, for
+    the network that was given stays what and where it is."""
     real, complex_ = like.real.dtype, like.dtype
 
     def wanted(tensor: Tensor) -> torch.dtype:
@@ -105,10 +105,11 @@ def fitted(network: nn.Module, like: Tensor) -> nn.Module:
             return complex_
         return real if tensor.is_floating_point() else tensor.dtype
 
-    if all(tensor.dtype == wanted(tensor) for tensor in network.state_dict().values()):
+    if all(tensor.dtype == wanted(tensor) and tensor.device == like.device
+           for tensor in (*network.parameters(), *network.buffers())):
         return network
     # Module.double leaves complex parameters as they are.
-    return copy.deepcopy(network)._apply(lambda tensor: tensor.to(wanted(tensor)))
+    return copy.deepcopy(network)._apply(lambda tensor: tensor.to(like.device, wanted(tensor)))
 
 
 def centre_crop(image: Tensor, shape: tuple[int, int]) -> Tensor:
