@@ -78,6 +78,36 @@ def test_is_its_own_derivative_and_takes_batches(shape: tuple[int, ...]) -> None
     torch.testing.assert_close(pull(wanted)[0], change)
 
 
+def test_masks_and_counts_are_numbers() -> None:
+    mask = torch.tensor([[0, 1, 1, 0], [1, 0, 1, 1]])
+    wanted = fft(mask.to(torch.complex64), (-2, -1))
+    for kind in (torch.bool, torch.uint8, torch.int64):
+        torch.testing.assert_close(fft(mask.to(kind), (-2, -1)), wanted)
+
+
+@pytest.mark.parametrize("transform", ["jvp", "vjp", "vmap", "linearize"])
+def test_signs_first_needed_inside_a_transform_serve_outside(transform: str) -> None:
+    x = random_complex(3, 6, 8)
+    wanted = fft(x, (-2, -1))
+    fourier._kept.cache_clear()
+
+    def f(y: torch.Tensor) -> torch.Tensor:
+        return fft(y, (-2, -1))
+
+    if transform == "jvp":
+        torch.func.jvp(f, (x,), (x,))
+    elif transform == "vjp":
+        torch.func.vjp(f, x)[1](wanted)
+    elif transform == "vmap":
+        torch.func.vmap(lambda y: torch.func.jvp(f, (y,), (y,))[1])(x)
+    else:
+        torch.func.linearize(f, x)[1](x)
+    assert fourier._kept.cache_info().currsize > 0
+    torch.testing.assert_close(fft(x, (-2, -1)), wanted)
+    fft(x.clone().requires_grad_(), (-2, -1)).abs().sum().backward()
+    torch.testing.assert_close(torch.func.vmap(f)(x), wanted)
+
+
 def test_transforms_after_one_in_inference_mode_have_gradients() -> None:
     x = random_complex(10, 14)
     with torch.inference_mode():

@@ -54,6 +54,7 @@ def _centred(transform: Callable[..., Tensor], x: Tensor, axes: Sequence[int]) -
 def _alternated(x: Tensor, axes: tuple[int, ...], sign: int) -> Tensor:
     """``sign (-1)^(sum of indices along axes) x``, complex."""
     if not x.is_complex():
+        x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
         return x * _signs(x.shape, axes, sign, x.dtype, x.device)[..., 0]
     parts = torch.view_as_real(x.resolve_conj())
     return torch.view_as_complex(parts * _signs(x.shape, axes, sign, parts.dtype, x.device))
