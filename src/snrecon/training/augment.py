@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from snrecon.physics.fourier import fft, ifft
 from snrecon.training.batch import Batch
 from snrecon.training.motion import draw_motion, move_shots, shot_of_line
 
@@ -102,12 +103,6 @@ def move(batch: Batch, symmetry: Symmetry) -> Batch:
     """The measurements of the moved objects with the moved coils."""
     maps = symmetry.image(batch.maps)
     mask = symmetry.samples(batch.mask)
-    images = torch.fft.fftshift(
-        torch.fft.ifftn(torch.fft.ifftshift(batch.kspace, dim=(-2, -1)), dim=(-2, -1),
-                        norm="ortho"), dim=(-2, -1))
-    moved = symmetry.image(images)
-    kspace = torch.fft.fftshift(
-        torch.fft.fftn(torch.fft.ifftshift(moved, dim=(-2, -1)), dim=(-2, -1), norm="ortho"),
-        dim=(-2, -1))
+    kspace = fft(symmetry.image(ifft(batch.kspace, (-2, -1))), (-2, -1))
     return replace(batch, kspace=kspace * mask.unsqueeze(1), maps=maps, mask=mask,
                    target=symmetry.image(batch.target)).with_adjoint()
