@@ -44,7 +44,7 @@ from torch import Tensor
 from benchmarks import cells
 from benchmarks.device import CPU, Limit, add_options, chosen_device, label, vjp_passes
 from benchmarks.noise_paper import drawn_voxels
-from benchmarks.real_scans import ROOT, case
+from benchmarks.real_scans import BRAINS, ROOT, case
 from benchmarks.scores import weights_checksum
 from snrecon.data import NoiseMap
 from snrecon.errors import InputError
@@ -368,13 +368,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one small cell, not kept")
     parser.add_argument("--networks", nargs="*", default=NETWORKS)
-    parser.add_argument("--scans", nargs="*", default=["pulseq"])
+    parser.add_argument("--scans", nargs="*", help="default pulseq; with --finished all")
     parser.add_argument("--part", default="1/1", metavar="I/N", help="only every N-th cell")
     parser.add_argument("--finished", action="store_true", help="report what is there")
     add_options(parser, limit=True)
     args = parser.parse_args()
     where, limit = chosen_device(args.device), Limit(args.limit_minutes)
-    settings = [Setting(scan, network, kind, rate) for scan in args.scans
+    scans = args.scans or (BRAINS if args.finished else BRAINS[:1])
+    settings = [Setting(scan, network, kind, rate) for scan in scans
                 for network in args.networks for kind, rate in MASKS]
     if args.quick:
         settings = settings[:1]
