@@ -27,7 +27,7 @@ times the measured one is added to the data, and the covariance told to every me
                                       [--device cuda] [--limit-minutes 10] [--finished]
 
 Every cell is kept under ``build/benchmarks/noise_paper``, and in ``results/noise_paper.json`` once
-gathered (:mod:`benchmarks.cells`), and not run again; a named cell of many
+gathered (:mod:`benchmarks.cells`), and not run again, nor with fewer samples; a named cell of many
 samples goes on where it was interrupted. Processes with ``--part 1/2`` and ``--part 2/2`` begin at
 different cells and leave out what the other has; afterwards a run without it finds all cells and
 writes tables, pictures and report.
@@ -74,6 +74,9 @@ KINDS = ("poisson", "random", "gaussian2d", "equispaced_fraction")
 CALIBRATION = {4.0: 0.08, 8.0: 0.05, 12.0: 0.04}
 """Share of the lines that is fully sampled in the centre."""
 STREAM = 9
+SAMPLES = (200, 50)
+"""Probes and replicas of a cell of the grid. The fewer fill it where more were too dear: figures
+are means over a head, whose own scatter, the maps' share taken out, is small with either."""
 MANY = 1000
 """Probes from which a cell is a named one: its samples are kept, and it gets exact rows."""
 VOXELS = 128
@@ -238,6 +241,16 @@ def finished(setting: Setting, cache: Path | None = CACHE) -> Cell | None:
     return Cell(**{**found, **{k: tuple(found[k]) for k in pairs if found[k]}})
 
 
+def finest(setting: Setting, cache: Path | None = CACHE, least: int = 0) -> Setting:
+    """The cell with the same scan, network and noise that has the most samples, ``least`` or more,
+    of those that have run; ``setting`` where none has."""
+    for count in sorted({*SAMPLES, setting.samples}, reverse=True):
+        other = replace(setting, probes=count, samples=count)
+        if count >= least and finished(other, cache):
+            return other
+    return setting
+
+
 def measure(
     setting: Setting, cache: Path | None = CACHE, where: torch.device | str = CPU
 ) -> Cell:
@@ -345,7 +358,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one cell of 16 samples, not kept")
     parser.add_argument("--grid", action="store_true", help="the full grid only")
     parser.add_argument("--named", action="store_true", help="the cells of many samples only")
-    parser.add_argument("--samples", type=int, default=200, help="of every cell of the grid")
+    parser.add_argument("--samples", type=int, default=SAMPLES[0],
+                        help="of every cell of the grid that has not run with more")
     parser.add_argument("--networks", nargs="*", default=NETWORKS,
                         help="not all that ship: cells are kept, but no report")
     parser.add_argument("--scans", nargs="*", default=BRAINS, help="not all: the same")
@@ -363,6 +377,7 @@ def main() -> None:
     deep = named(args.networks, args.scans) if both or args.named else []
     wide = full_grid(args.networks, args.samples, args.scans) if both or args.grid else []
     part, parts = (int(number) for number in args.part.split("/"))
+    wide = [finest(s, least=0 if args.finished else args.samples) for s in wide]
     if args.finished:
         deep, wide = ([s for s in some if finished(s)] for some in (deep, wide))
     settings = by_case([*deep, *wide], part, parts)

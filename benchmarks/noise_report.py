@@ -93,12 +93,12 @@ def grid_table(cells: Cells) -> str:
     return table(
         ["scan", "network", "R", "alpha", "pattern", "Pearson, %", "ceiling, %", "NRMSE, %",
          "sampling alone, %", "corrected r", "RMS ratio", "predicted", "difference, %",
-         "linearity residual, %"],
+         "linearity residual, %", "samples"],
         [(s.scan, s.network, f"{c.acceleration:.2f}", f"{s.level:g}", NAMES[s.kind],
           f"{100 * c.pearson:.2f}", f"{100 * c.ceiling:.2f}", f"{100 * c.nrmse:.2f}",
           f"{100 * c.floor:.2f}", f"{c.corrected:.4f}", f"{c.rms_ratio:.4f}",
-          f"{c.predicted:.4f}", f"{100 * c.difference:.1f}", f"{100 * c.residual:.1f}")
-         for s, c in cells.items()])
+          f"{c.predicted:.4f}", f"{100 * c.difference:.1f}", f"{100 * c.residual:.1f}",
+          f"{s.samples}") for s, c in cells.items()])
 
 
 def summary_table(cells: Cells) -> str:
