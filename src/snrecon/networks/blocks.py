@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from snrecon.networks.rectifiers import let_through, open_gates
 from snrecon.physics.precision import lowered
 
 Gate = list[Tensor]
-"""Where each rectifier was open at the primal point, 0 or 1 in bytes."""
+"""Where each rectifier was open at the primal point (:func:`open_gates`)."""
 
 
 class HourglassCNN(nn.Module):
@@ -60,7 +60,7 @@ class HourglassCNN(nn.Module):
         gates: Gate = []
 
         def rectify(value: Tensor) -> Tensor:
-            gates.append((value > 0).view(torch.uint8))
+            gates.append(open_gates(value))
             return functional.relu(value)
 
         fine = rectify(self.fine(rectify(self.enter(h))))
@@ -75,19 +75,16 @@ class HourglassCNN(nn.Module):
         (:mod:`snrecon.physics.precision`); no gradients pass through."""
         grid = x.shape[-2:]
         x = lowered(x)
-        # Kept in bytes for their size. A CPU turns bytes to numbers several times faster than
-        # booleans, and a product with either directly is slower still.
-        enter, fine_gate, down, coarse1, coarse2, merge_gate, merge = (
-            gate.to(x.dtype) for gate in gates)
-        x = _even(x)
-        fine = _linear(self.fine, _linear(self.enter, x).mul_(enter)).mul_(fine_gate)
-        coarse = _linear(self.coarse1, _linear(self.down, fine).mul_(down)).mul_(coarse1)
-        coarse = _linear(self.coarse2, coarse).mul_(coarse2)
+        enter, fine_gate, down, coarse1, coarse2, merge_gate, merge = gates
+        fine = let_through(_linear(self.enter, _even(x)), enter)
+        fine = let_through(_linear(self.fine, fine), fine_gate)
+        coarse = let_through(_linear(self.down, fine), down)
+        coarse = let_through(_linear(self.coarse1, coarse), coarse1)
+        coarse = let_through(_linear(self.coarse2, coarse), coarse2)
         up = functional.conv_transpose2d(coarse, self.up.weight.to(x.dtype), stride=2)
-        merged = up.add_(fine).mul_(merge_gate)
-        return _linear(self.leave, _linear(self.merge, merged).mul_(merge))[
-            ..., : grid[0], : grid[1]
-        ]
+        merged = let_through(up.add_(fine), merge_gate)
+        merged = let_through(_linear(self.merge, merged), merge)
+        return _linear(self.leave, merged)[..., : grid[0], : grid[1]]
 
 
 def _linear(layer: nn.Conv2d, x: Tensor) -> Tensor:

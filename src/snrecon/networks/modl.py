@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from snrecon.errors import InputError
 from snrecon.networks.normalisation import channels_go_last, channels_last
+from snrecon.networks.rectifiers import let_through, open_gates
 from snrecon.networks.regularised import Regularised
 from snrecon.networks.varnet import Gram, d_normalised, noise_level, root_mean_square
 from snrecon.physics.precision import lowered
@@ -172,18 +173,18 @@ class MoDL(nn.Module):
         for layer, gate in zip(self.cnn, [*gates, None], strict=True):
             assert isinstance(layer, nn.Conv2d)
             h = functional.conv2d(h, layer.weight.to(h.dtype), padding=1)
-            h = h if gate is None else h.mul_(gate.to(h.dtype))
+            h = h if gate is None else let_through(h, gate)
         return dx + torch.view_as_complex(h.to(dx.real.dtype).movedim(1, -1).contiguous())
 
     def _denoise(self, x: Tensor, level: Tensor, gates: list[Tensor] | None = None) -> Tensor:
         """``x`` plus the CNN's correction, ``(batch, ky, kx)``; ``gates`` gets where its rectifiers
-        were open, 0 or 1 in bytes."""
+        were open."""
         h = torch.cat([torch.view_as_real(x).movedim(-1, 1), level], dim=1)
         h = channels_last(h) if channels_go_last(h) else h
         for layer in self.cnn[:-1]:
-            h = functional.relu(layer(h))
+            h = functional.relu(layer(h), inplace=True)
             if gates is not None:
-                gates.append((h > 0).view(torch.uint8))
+                gates.append(open_gates(h))
         h = self.cnn[-1](h).to(x.real.dtype)
         return x + torch.complex(*h.unbind(1))  # a view would depend on the layout in memory
 

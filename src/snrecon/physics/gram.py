@@ -68,11 +68,12 @@ class FourierGram(LinearOperator):
         coil = -1 - len(self.domain)
         images = self.maps * x.movedim(self._turn, -1).contiguous().unsqueeze(coil)
         if self.axes:
-            spectrum = torch.fft.fftn(images, dim=self.axes) * self._sampled
+            # In place, as nothing else has these arrays: the products are a third of the time.
+            spectrum = torch.fft.fftn(images, dim=self.axes).mul_(self._sampled)
             images = torch.fft.ifftn(spectrum, dim=self.axes)
         else:
             images = images * self._sampled
-        combined = (self._conjugate * images).sum(dim=coil)
+        combined = images.mul_(self._conjugate).sum(dim=coil)
         return combined.movedim(-1, self._turn).contiguous()
 
     def _adjoint(self, y: Tensor) -> Tensor:
