@@ -10,15 +10,11 @@ from torch.nn import functional
 
 from derivatives import check_derivatives, check_linearization, draw
 from snrecon.errors import InputError
-from snrecon.networks.e2e_varnet import (
-    E2EVarNet,
-    calibration_samples,
-    combine_coils,
-    linearize_combine_coils,
-)
+from snrecon.networks.e2e_varnet import E2EVarNet, combine_coils, linearize_combine_coils
 from snrecon.networks.norm_unet import NormUnet
+from snrecon.networks.sensitivity import calibration_samples
 from snrecon.networks.unet import Unet
-from snrecon.physics.fourier import ifft
+from snrecon.physics.fourier import fft, ifft
 
 GRID = (14, 11)
 VARIANTS = ({}, {"espirit": 8}, {"memory": 1}, {"memory": 1, "residual": 1})
@@ -93,12 +89,13 @@ def norm_unet(module: NormUnet, x: torch.Tensor) -> torch.Tensor:
     return (y * deviation + mean).permute(0, 2, 3, 1)[:, None]
 
 
-def test_values_equal_the_published_arithmetic():
+@pytest.mark.parametrize("grid", [GRID, (16, 18), (14, 18)])
+def test_values_equal_the_published_arithmetic(grid):
     """Every step on pairs of reals, the sign of the last term as in the published code."""
-    model, mask = network(), line_mask()
-    k0 = draw((3, *GRID), torch.complex128, 1) * mask
-    calibration = torch.zeros(GRID, dtype=torch.bool)
-    calibration[5:9] = True
+    model, mask = network(), line_mask(grid)
+    k0 = draw((3, *grid), torch.complex128, 1) * mask
+    calibration = torch.zeros(grid, dtype=torch.bool)
+    calibration[grid[0] // 2 - 2 : grid[0] // 2 + 2] = True
     assert torch.equal(calibration, calibration_samples(mask))
     measured = pairs(k0)[None]
     coil_images = transform(measured * calibration[..., None], True)
@@ -117,6 +114,22 @@ def test_values_equal_the_published_arithmetic():
     torch.testing.assert_close(
         pairs(model(k0, mask, calibration)), image, rtol=1e-8, atol=1e-9
     )
+
+
+@pytest.mark.parametrize("grid", [GRID, (14, 18)])
+def test_memory_descends_the_gradient_of_the_kept_image(grid):
+    model, mask = network(3, memory=1), line_mask(grid)
+    k0 = draw((3, *grid), torch.complex128, 1) * mask
+    calibration = calibration_samples(mask)
+    k, (_, maps), x = k0, model.predict(k0, mask, calibration), torch.zeros_like(k0[0])
+    for i, cascade in enumerate(model.cascades):
+        cascade.step.fill_(0.4 + 0.2 * i)
+        gradient = combine_coils(fft(maps * x, (-2, -1)) * mask - k0, maps)
+        parts = (part[None] for part in (combine_coils(k, maps), gradient, x))
+        change = cascade.step * gradient + cascade.model(*parts)[0]
+        k = k - cascade.dc_weight * mask * (k - k0) - fft(maps * change, (-2, -1))
+        x = x - change
+    torch.testing.assert_close(model.predict(k0, mask, calibration)[0], k, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("options", VARIANTS)

@@ -72,7 +72,7 @@ def test_noise_of_the_sensitivity_network_is_in_the_map():
     recon, scan, dense = solved("e2e_varnet")
     whole = recon.bind(scan)
     network = nets.e2e_varnet().double()
-    from snrecon.networks.e2e_varnet import calibration_samples
+    from snrecon.networks.sensitivity import calibration_samples
 
     white = scan.noise.whiten(scan.kspace)
     _, maps = network.predict(white, scan.sampled, calibration_samples(scan.sampled))

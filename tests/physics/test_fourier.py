@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from snrecon.physics import fourier
-from snrecon.physics.fourier import fft, grid_axes, ifft
+from snrecon.physics.fourier import Centring, fft, grid_axes, ifft
 from support import random_complex
 
 
@@ -123,3 +123,20 @@ def test_signs_of_large_grids_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(fourier, "LARGEST_KEPT", 100)
     torch.testing.assert_close(fft(x, (-2, -1)), wanted)
     assert fourier._kept.cache_info().currsize == 0
+
+
+@pytest.mark.parametrize("axes", [(-2, -1), (-1,), (1, 3)])
+@pytest.mark.parametrize("shape", [(3, 4, 6, 10), (3, 4, 6, 5), (3, 5, 6, 8)])
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_transform_between_its_signs(
+    shape: tuple[int, ...], axes: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    x = random_complex(*shape, dtype=dtype)
+    centring = Centring.of(x, axes)
+    forward = centring.on_kspace(centring.forward(centring.on_image(x)))
+    torch.testing.assert_close(forward, fft(x, axes))
+    inverse = centring.on_image(centring.inverse(centring.on_kspace(x)))
+    torch.testing.assert_close(inverse, ifft(x, axes))
+    for signs in (centring.on_image, centring.on_kspace):
+        assert torch.equal(signs(signs(x)), x)
+    assert centring.even == all(shape[axis] % 2 == 0 for axis in axes)

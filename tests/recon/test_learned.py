@@ -11,8 +11,9 @@ import networks_at_hand as nets
 from derivatives import check_derivatives, check_linearization, draw
 from snrecon.data import NoiseModel, Scan
 from snrecon.errors import InputError
-from snrecon.networks.e2e_varnet import calibration_samples, combine_coils
+from snrecon.networks.e2e_varnet import combine_coils
 from snrecon.networks.regularised import SENSE_LAMBDA, sense_image
+from snrecon.networks.sensitivity import calibration_samples
 from snrecon.networks.store import save_weights
 from snrecon.networks.unet import INITIAL_LAMBDA, complex_unet, magnitude_unet
 from snrecon.noise import noise_map

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from measurements import seeded, simulated
-from snrecon.networks.e2e_varnet import calibration_samples
+from snrecon.networks.sensitivity import calibration_samples
 from snrecon.networks.varnet import VarNet
 from snrecon.training.augment import Symmetry, add_noise, disturb_shots, draw_symmetry, move
 from snrecon.training.batch import Batch

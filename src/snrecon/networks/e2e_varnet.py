@@ -17,88 +17,14 @@ from torch import Tensor, nn
 from snrecon.errors import InputError
 from snrecon.networks.linearized import Tangent
 from snrecon.networks.norm_unet import MULTIPLE, NormUnet
+from snrecon.networks.sensitivity import GRID, SensitivityNetwork
 from snrecon.networks.unet import Unet
-from snrecon.physics.calibration import calibration_region
-from snrecon.physics.fourier import fft, ifft
-from snrecon.physics.gram import varying_axes
-from snrecon.physics.safe import safe_divide, safe_root
-from snrecon.physics.soft_espirit import linearize_soft_espirit, soft_espirit
+from snrecon.physics.fourier import Centring, ifft
 
-GRID = (-2, -1)
-CALIBRATION_LIMIT = 24
-"""Most calibration lines along an undersampled axis that the sensitivity network is given, so that
-it sees coil images of one resolution. The published networks were given all."""
-
-
-class SensitivityNetwork(nn.Module):
-    """Coil maps from the calibration lines: each coil's image through the same U-Net, then divided
-    by the root of the sum of squares over coils.
-
-    Args:
-        chans: Channels of the finest level.
-        pools: Number of poolings.
-        drop: Probability of dropping a channel while training.
-        residual: Whether the U-Net's output is added to the images instead of taking their place.
-        espirit: Iterations of :func:`snrecon.physics.soft_espirit.soft_espirit`, whose images take
-            the place of the calibration lines'; 0: none.
-    """
-
-    def __init__(
-        self, chans: int, pools: int, drop: float = 0.0, residual: bool = False, espirit: int = 0
-    ) -> None:
-        super().__init__()
-        self.norm_unet = NormUnet(chans, pools, drop, residual)
-        self.residual, self.espirit = residual, espirit
-
-    def forward(self, kspace: Tensor, calibration: Tensor) -> Tensor:
-        """``(batch, coil, ky, kx)`` to maps of that shape with ``sum |S|^2 = 1``."""
-        images = self._images(kspace, calibration)
-        maps: Tensor = self.norm_unet(images.flatten(0, 1)).reshape(images.shape)
-        maps = maps + images if self.residual else maps
-        return safe_divide(maps, _coil_norm(maps))
-
-    def _images(self, kspace: Tensor, calibration: Tensor) -> Tensor:
-        if not self.espirit:
-            return ifft(kspace * calibration.unsqueeze(-3), GRID)
-        blocks = calibration.expand(len(kspace), *calibration.shape[-2:])
-        return soft_espirit(kspace, blocks, self.espirit)
-
-    def _linearize_images(self, kspace: Tensor, calibration: Tensor) -> tuple[Tensor, Tangent]:
-        if self.espirit:
-            return linearize_soft_espirit(kspace, calibration, self.espirit)
-        return ifft(kspace * calibration, GRID), lambda t: ifft(t * calibration, GRID)
-
-    def linearize(self, kspace: Tensor, calibration: Tensor) -> tuple[Tensor, Tangent]:
-        """The maps and their derivative at one k-space ``(coil, ky, kx)``, without any graph.
-
-        Returns:
-            Maps ``(coil, ky, kx)`` and a function from tangents ``(batch, coil, ky, kx)`` of
-            k-space to tangents of the maps. Both without gradients.
-        """
-        with torch.no_grad():
-            images, images_jvp = self._linearize_images(kspace, calibration)
-            unscaled, norm_unet_jvp = self.norm_unet.linearize(images)
-            unscaled = unscaled + images if self.residual else unscaled
-            norm = _coil_norm(unscaled)
-            inverse = safe_divide(torch.ones_like(norm), norm)
-            maps = unscaled * inverse
-            conjugate = maps.conj().resolve_conj()
-
-        def jvp(tangents: Tensor) -> Tensor:
-            with torch.no_grad():
-                d_images = images_jvp(tangents)
-                d_maps = norm_unet_jvp(d_images)
-                if self.residual:
-                    d_maps = d_maps.add_(d_images)
-                d_norm = (conjugate * d_maps).real.sum(dim=-3, keepdim=True)
-                return d_maps.sub_(maps * d_norm).mul_(inverse)
-
-        return maps, jvp
-
-
-def _coil_norm(maps: Tensor) -> Tensor:
-    """Root of the sum of squares over coils, ``(..., 1, ky, kx)``."""
-    return safe_root((maps.real**2 + maps.imag**2).sum(dim=-3, keepdim=True))
+State = tuple[Tensor, Tensor, Tensor]
+"""What goes from cascade to cascade: k-space ``(..., coil, ky, kx)``, with memory the kept image
+``(..., ky, kx)`` and its full k-space ``F S x`` of all coils. Without, the latter are zeros that
+nobody looks at, ``(..., ky, kx)``."""
 
 
 class Cascade(nn.Module):
@@ -126,67 +52,74 @@ class Cascade(nn.Module):
         if memory:
             self.step = nn.Parameter(torch.ones(1))
 
-    def forward(
-        self, kspace: Tensor, measured: Tensor, mask: Tensor, maps: Tensor, kept: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """K-space ``(batch, coil, ky, kx)`` to the next one, and the kept image
-        ``(batch, ky, kx)`` likewise (not made without memory)."""
+    def forward(self, state: State, measured: Tensor, mask: Tensor, maps: Tensor) -> State:
+        """The next state. Everything is between the signs of :class:`Centring`.
+
+        Args:
+            state: See :data:`State`, with a batch axis in front.
+            measured: ``(batch, coil, ky, kx)``.
+            mask: ``(ky, kx)``, or with a batch axis.
+            maps: ``(batch, coil, ky, kx)``.
+        """
+        centring = Centring.of(maps, GRID)
+        kspace, kept, seen = state
         sampled = mask.unsqueeze(-3)
-        image = combine_coils(kspace, maps)
+        image = _combined(centring, kspace, maps)
         if self.memory:
-            wrong = fft(maps * kept.unsqueeze(1), GRID) * sampled - measured
-            gradient = combine_coils(wrong, maps)
+            gradient = _combined(centring, seen * sampled - measured, maps)
             change = self.step * gradient + self.model(image, gradient, kept)
-            kept = kept - change
         else:
             change = self.model(image)
-        pull = self.dc_weight * (kspace - measured) * sampled
-        return kspace - pull - fft(maps * change.unsqueeze(1), GRID), kept
+        moved = centring.forward(maps * change.unsqueeze(1))
+        if self.memory:
+            kept, seen = kept - change, seen - moved
+        return kspace - self.dc_weight * (kspace - measured) * sampled - moved, kept, seen
 
     def linearize(
-        self, kspace: Tensor, measured: Tensor, mask: Tensor, maps: Tensor, kept: Tensor
-    ) -> tuple[tuple[Tensor, Tensor], Callable[..., tuple[Tensor, Tensor]]]:
-        """The next k-space and kept image and their derivatives at one ``(coil, ky, kx)``, without
-        any graph.
+        self, state: State, measured: Tensor, mask: Tensor, maps: Tensor
+    ) -> tuple[State, Callable[[State, Tensor, Tensor], State]]:
+        """:meth:`forward` and its derivative at one state without a batch axis, without any graph.
 
         Returns:
-            Both, and a function from tangents ``(batch, coil, ky, kx)`` of k-space, measured data
-            and maps and ``(batch, ky, kx)`` of the kept image to tangents of both. Without
-            gradients.
+            The next state, and a function from tangents of state, measured data and maps, with a
+            batch axis, to those of the next state. Without gradients.
         """
+        centring = Centring.of(maps, GRID)
         with torch.no_grad():
-            image, combine_jvp = linearize_combine_coils(kspace, maps)
-            before, others = kept, []
+            kspace, kept, seen = state
+            image, combine_jvp = _linearized_combination(centring, kspace, maps)
+            others: list[Tensor] = []
             if self.memory:
-                wrong = fft(maps * before, GRID) * mask - measured
-                gradient, gradient_jvp = linearize_combine_coils(wrong, maps)
-                others = [gradient.unsqueeze(0), before.unsqueeze(0)]
+                wrong = seen * mask - measured
+                gradient, gradient_jvp = _linearized_combination(centring, wrong, maps)
+                others = [gradient.unsqueeze(0), kept.unsqueeze(0)]
             change, model_jvp = self.model.linearize(image.unsqueeze(0), *others)
             if self.memory:
                 change = change + self.step * gradient
-                kept = kept - change[0]
+            moved = centring.forward(maps * change)
+            if self.memory:
+                kept, seen = kept - change[0], seen - moved
             pull = self.dc_weight * mask
-            following = kspace - pull * (kspace - measured) - fft(maps * change, GRID)
+            following = kspace - pull * (kspace - measured) - moved
 
-        def jvp(
-            d_kspace: Tensor, d_measured: Tensor, d_maps: Tensor, d_kept: Tensor
-        ) -> tuple[Tensor, Tensor]:
+        def jvp(d_state: State, d_measured: Tensor, d_maps: Tensor) -> State:
             with torch.no_grad():
+                d_kspace, d_kept, d_seen = d_state
                 d_image = combine_jvp(d_kspace, d_maps)
                 d_others: list[Tensor] = []
                 if self.memory:
-                    d_wrong = fft((maps * d_kept.unsqueeze(1)).add_(d_maps * before), GRID)
-                    d_gradient = gradient_jvp(d_wrong.mul_(mask).sub_(d_measured), d_maps)
+                    d_gradient = gradient_jvp((d_seen * mask).sub_(d_measured), d_maps)
                     d_others = [d_gradient.unsqueeze(1), d_kept.unsqueeze(1)]
                 d_change = model_jvp(d_image.unsqueeze(1), *d_others)
                 if self.memory:
                     d_change = d_change + self.step * d_gradient.unsqueeze(1)
-                    d_kept = d_kept - d_change[:, 0]
-                step = (d_kspace - d_measured).mul_(pull)
-                step.add_(fft((maps * d_change).add_(d_maps * change), GRID))
-                return d_kspace - step, d_kept
+                d_moved = centring.forward((maps * d_change).add_(d_maps * change))
+                if self.memory:
+                    d_kept, d_seen = d_kept - d_change[:, 0], d_seen - d_moved
+                step = (d_kspace - d_measured).mul_(pull).add_(d_moved)
+                return d_kspace - step, d_kept, d_seen
 
-        return (following, kept), jvp
+        return (following, kept, seen), jvp
 
 
 def combine_coils(kspace: Tensor, maps: Tensor) -> Tensor:
@@ -204,12 +137,31 @@ def linearize_combine_coils(
         maps to tangents ``(batch, ky, kx)`` of the image.
     """
     images, conjugate = ifft(kspace, GRID), maps.conj().resolve_conj()
+    return _bilinear(images, conjugate, lambda tangents: ifft(tangents, GRID))
+
+
+def _combined(centring: Centring, kspace: Tensor, maps: Tensor) -> Tensor:
+    """:func:`combine_coils` between the signs, which cancel in the image."""
+    return (maps.conj() * centring.inverse(kspace)).sum(dim=-3)
+
+
+def _linearized_combination(
+    centring: Centring, kspace: Tensor, maps: Tensor
+) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]:
+    """:func:`linearize_combine_coils` between the signs."""
+    return _bilinear(centring.inverse(kspace), maps.conj().resolve_conj(), centring.inverse)
+
+
+def _bilinear(
+    images: Tensor, conjugate: Tensor, inverse: Tangent
+) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]:
+    """``sum conj(S) x`` of coil images, and its derivative in k-space and maps."""
     image = (conjugate * images).sum(dim=-3)
     # Conjugated once here, and after the sum, instead of all coils of all tangents.
     images = images.conj().resolve_conj()
 
     def jvp(d_kspace: Tensor, d_maps: Tensor) -> Tensor:
-        moved = (conjugate * ifft(d_kspace, GRID)).sum(dim=-3)
+        moved = inverse(d_kspace).mul_(conjugate).sum(dim=-3)
         return moved.add_((images * d_maps).sum(dim=-3).conj())
 
     return image, jvp
@@ -286,7 +238,8 @@ class E2EVarNet(nn.Module):
         Args:
             kspace: Measured, ``(..., coil, ky, kx)`` complex; only samples on the mask are used.
             mask: Boolean ``(ky, kx)`` (or with batch axes): sampled points.
-            calibration: Boolean, as ``mask``: see :func:`calibration_samples`.
+            calibration: Boolean, as ``mask``: see
+                :func:`snrecon.networks.sensitivity.calibration_samples`.
 
         Returns:
             Both ``(..., coil, ky, kx)``.
@@ -295,10 +248,17 @@ class E2EVarNet(nn.Module):
         measured = (kspace * mask.unsqueeze(-3)).reshape(-1, *shape[-3:])
         mask, calibration = (_flat(part, shape) for part in (mask, calibration))
         maps = self.sens_net(measured, calibration)
-        current, kept = measured, torch.zeros_like(measured[:, 0])
+        centring = Centring.of(maps, GRID)
+        signed, measured = centring.on_image(maps), centring.on_kspace(measured)
+        state = self._start(measured)
         for cascade in self.cascades:
-            current, kept = cascade(current, measured, mask, maps, kept)
-        return current.reshape(shape), maps.reshape(shape)
+            state = cascade(state, measured, mask, signed)
+        return centring.on_kspace(state[0]).reshape(shape), maps.reshape(shape)
+
+    def _start(self, measured: Tensor) -> State:
+        """The first state, of ``(..., coil, ky, kx)``."""
+        kept = torch.zeros_like(measured[..., 0, :, :])
+        return measured, kept, torch.zeros_like(measured) if self.memory else kept
 
     def linearize(
         self, kspace: Tensor, mask: Tensor, calibration: Tensor
@@ -318,26 +278,27 @@ class E2EVarNet(nn.Module):
             ``(batch, coil, ky, kx)`` of ``kspace`` to tangents of both. All without gradients.
         """
         steps = []
+        centring = Centring.of(kspace, GRID)
         with torch.no_grad():
-            measured = kspace * mask
-            maps, maps_jvp = self.sens_net.linearize(measured, calibration)
-            current, kept = measured, torch.zeros_like(measured[0])
+            maps, maps_jvp = self.sens_net.linearize(kspace * mask, calibration)
+            signed, measured = centring.on_image(maps), centring.on_kspace(kspace * mask)
+            state = self._start(measured)
             for cascade in self.cascades:
                 assert isinstance(cascade, Cascade)
-                (current, kept), step = cascade.linearize(
-                    current, measured, mask, maps, kept)
+                state, step = cascade.linearize(state, measured, mask, signed)
                 steps.append(step)
 
         def jvp(tangents: Tensor) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
                 d_measured = tangents * mask
                 d_maps = maps_jvp(d_measured)
-                d_current, d_kept = d_measured, torch.zeros_like(d_measured[:, 0])
+                d_signed, d_measured = centring.on_image(d_maps), centring.on_kspace(d_measured)
+                d_state = self._start(d_measured)
                 for step in steps:
-                    d_current, d_kept = step(d_current, d_measured, d_maps, d_kept)
-                return d_current, d_maps
+                    d_state = step(d_state, d_measured, d_signed)
+                return centring.on_kspace(d_state[0]), d_maps
 
-        return (current, maps), jvp
+        return (centring.on_kspace(state[0]), maps), jvp
 
     def forward(self, kspace: Tensor, mask: Tensor, calibration: Tensor) -> Tensor:
         """The image ``sum conj(S) F^-1 k``, ``(..., ky, kx)`` complex; see :meth:`predict`."""
@@ -349,38 +310,3 @@ def _flat(mask: Tensor, shape: torch.Size) -> Tensor:
     if mask.ndim == 2:
         return mask
     return mask.expand(*shape[:-3], *shape[-2:]).reshape(-1, *shape[-2:])
-
-
-def calibration_samples(mask: Tensor, limit: int | None = CALIBRATION_LIMIT) -> Tensor:
-    """The calibration samples of a mask, a block that is symmetric around the centre of k-space.
-
-    Along an undersampled axis of which ``l`` lines before and ``r`` lines from the centre on are
-    there, the central ``2 min(l, r)`` (at least 1): the count of fastMRI.
-
-    Args:
-        mask: Boolean ``(*grid)``.
-        limit: Most lines along an undersampled axis (along the first axis of a full mask); None
-            for all.
-
-    Returns:
-        Boolean ``(*grid)``.
-
-    Raises:
-        InputError: if the centre of k-space is not sampled.
-    """
-    try:
-        region = list(calibration_region(mask))
-    except InputError as error:
-        raise InputError(
-            "the sensitivity network needs calibration lines, but the centre of k-space is not "
-            "sampled: use a mask with calibration lines, or a method that takes coil maps."
-        ) from error
-    for axis in varying_axes(mask) or ((-mask.ndim,) if limit is not None else ()):
-        n, part = mask.shape[axis], region[axis]
-        reach = min(n // 2 - part.start, part.stop - n // 2)
-        if limit is not None:
-            reach = min(reach, limit // 2)
-        region[axis] = slice(n // 2 - reach, n // 2 + max(reach, 1))
-    samples = torch.zeros_like(mask)
-    samples[tuple(region)] = True
-    return samples

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -35,6 +36,48 @@ def ifft(y: Tensor, axes: Sequence[int]) -> Tensor:
 def grid_axes(dimensions: int) -> tuple[int, ...]:
     """The last ``dimensions`` axes, as negative numbers."""
     return tuple(range(-dimensions, 0))
+
+
+@dataclass(frozen=True)
+class Centring:
+    """The centred transform as a transform between two signs, for who does many in turn.
+
+    ``fft(x) = on_kspace(forward(on_image(x)))``. Arithmetic that is the same for every point (sums
+    over coils, products with masks) may stay between the signs, where both transforms are cheaper.
+    With an axis of odd length there are no such signs: ``on_image`` and ``on_kspace`` are then the
+    identity, and ``forward`` is centred itself.
+
+    Args:
+        axes: Negative.
+        even: Whether all of them have an even length.
+    """
+
+    axes: tuple[int, ...]
+    even: bool
+
+    @classmethod
+    def of(cls, like: Tensor, axes: Sequence[int]) -> Centring:
+        """For arrays with the axes of ``like``."""
+        axes = tuple(axis % like.ndim - like.ndim for axis in axes)
+        return cls(axes, not any(like.shape[axis] % 2 for axis in axes))
+
+    def on_image(self, x: Tensor) -> Tensor:
+        """An image between the signs, complex; its own inverse."""
+        return _alternated(x, self.axes, 1) if self.even else x
+
+    def on_kspace(self, y: Tensor) -> Tensor:
+        """K-space between the signs, complex; its own inverse."""
+        if not self.even:
+            return y
+        return _alternated(y, self.axes, (-1) ** (sum(y.shape[axis] for axis in self.axes) // 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Image to k-space, between the signs."""
+        return torch.fft.fftn(x, dim=self.axes, norm="ortho") if self.even else fft(x, self.axes)
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """K-space to image, between the signs."""
+        return torch.fft.ifftn(y, dim=self.axes, norm="ortho") if self.even else ifft(y, self.axes)
 
 
 def _centred(transform: Callable[..., Tensor], x: Tensor, axes: Sequence[int]) -> Tensor:

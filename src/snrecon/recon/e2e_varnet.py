@@ -12,14 +12,10 @@ from torch import Tensor, nn
 
 from snrecon.data import Scan
 from snrecon.errors import InputError
-from snrecon.networks.e2e_varnet import (
-    CALIBRATION_LIMIT,
-    calibration_samples,
-    combine_coils,
-    linearize_combine_coils,
-)
 from snrecon.networks.e2e_varnet import E2EVarNet as Network
+from snrecon.networks.e2e_varnet import combine_coils, linearize_combine_coils
 from snrecon.networks.linearized import untouched
+from snrecon.networks.sensitivity import CALIBRATION_LIMIT, calibration_samples
 from snrecon.recon.base import Bound, Reconstructor
 from snrecon.recon.forward_model import KSPACE, NOISE, OBJECT
 from snrecon.recon.own_network import (

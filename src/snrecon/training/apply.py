@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from snrecon.errors import InputError
-from snrecon.networks.e2e_varnet import E2EVarNet, calibration_samples, combine_coils
+from snrecon.networks.e2e_varnet import E2EVarNet, combine_coils
 from snrecon.networks.modl import MoDL
 from snrecon.networks.regularised import consistent_image, sense_image
+from snrecon.networks.sensitivity import calibration_samples
 from snrecon.networks.store import NETWORKS, load_weights
 from snrecon.networks.unet import Unet, complex_unet, magnitude_unet
 from snrecon.networks.varnet import VarNet

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from snrecon.networks.e2e_varnet import calibration_samples
+from snrecon.networks.sensitivity import calibration_samples
 from snrecon.training.augment import (
     add_noise,
     disturb_shots,
