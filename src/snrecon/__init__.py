@@ -45,7 +45,7 @@ _HOMES = {
     "noise_map": "snrecon.noise",
 }
 _PACKAGES = (
-    "cli", "data", "io", "networks", "noise", "physics", "recon", "report", "training",
+    "cli", "data", "io", "metrics", "networks", "noise", "physics", "recon", "report", "training",
     "uncertainty",
 )  # fmt: skip
 

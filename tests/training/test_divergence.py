@@ -86,6 +86,25 @@ def test_weights_that_are_not_finite_are_not_written(good, tmp_path, monkeypatch
     assert before == {name: (tmp_path / "run" / name).read_bytes() for name in names}
 
 
+def test_another_run_replaces_files_once_its_first_step_worked(good, tmp_path, monkeypatch):
+    names = ("net.safetensors", "last.ckpt", "log.csv")
+    before = {name: (tmp_path / "run" / name).read_bytes() for name in names}
+    other = replace(good, trainer=replace(good.trainer, seed=6))
+
+    def fail(name, value, step):
+        raise Diverged(f"the {name} is nan", step)
+
+    with monkeypatch.context() as broken:
+        for part in ("module", "loop"):
+            broken.setattr(f"snrecon.training.{part}.check_number", fail)
+        with pytest.raises(Diverged, match="after step"):
+            train(other, replace=True)
+    assert before == {name: (tmp_path / "run" / name).read_bytes() for name in names}
+    train(other, replace=True)
+    for name in names:
+        assert (tmp_path / "run" / name).read_bytes() != before[name], name
+
+
 def test_with_patience_there_are_weights_or_an_error(images, tmp_path, monkeypatch):
     from snrecon.training import run
 

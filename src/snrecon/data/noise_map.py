@@ -60,7 +60,7 @@ class NoiseMap:
     """A copy of the image with noise added for display (:func:`snrecon.noise.dither`); nothing else
     belongs to it."""
     estimator: str = ""
-    """``analytic``, ``exact``, ``sketch`` or ``replicas``."""
+    """``analytic``, ``exact``, ``certified``, ``corrected``, ``sketch`` or ``replicas``."""
     passes: float = 0.0
     """Network-pass equivalents: a JVP or a replica is 1, a VJP counts at its measured cost."""
     seed: int | None = None

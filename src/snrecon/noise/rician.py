@@ -1,7 +1,7 @@
 """The noise of a magnitude at low SNR: the Rician distribution.
 
 First-order sigma is the SD of the component along the image's phase. Where the signal is weak the
-magnitude's SD is smaller: 0.92 sigma at SNR 2, 0.655 sigma in pure noise. Source: Gudbjartsson and
+magnitude's SD is smaller: 0.91 sigma at SNR 2, 0.655 sigma in pure noise. Source: Gudbjartsson and
 Patz, The Rician distribution of noisy MRI data, MRM 34 (1995).
 """
 

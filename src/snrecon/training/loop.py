@@ -209,16 +209,18 @@ class Loop(ABC):
         """
         folder, name = Path(self.config.output.folder), self.config.output.name
         checkpoint = folder / "last.ckpt"
-        if resume and checkpoint.exists():
+        goes_on = resume and checkpoint.exists()
+        if goes_on:
             self.resume(checkpoint)
             cut_log(folder / "log.csv", self.step)
-        else:
-            for of_another_run in (folder / "log.csv", checkpoint):
-                of_another_run.unlink(missing_ok=True)
         if self.share >= 1:
             return kept_weights(folder / f"{name}.safetensors")
         for item in self.items():
             self.advance(item)
+            if not goes_on:  # files of another run make way once this one is known to work
+                for of_another_run in (folder / "log.csv", checkpoint):
+                    of_another_run.unlink(missing_ok=True)
+                goes_on = True
             tell(self.share, f"step {self.step}, loss {self.recent[-1]:.3f}")
             if self.step % self.config.trainer.interval == 0:
                 self.record(folder, name)
