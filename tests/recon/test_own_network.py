@@ -8,6 +8,7 @@ from benchmarks.small_problems import irregular_mask, small_scan
 
 import networks_at_hand as nets
 from snrecon.errors import InputError
+from snrecon.noise.problem import Problem
 from snrecon.recon import E2EVarNet, MoDL, UNet, VarNet
 from snrecon.recon.own_network import fitted
 
@@ -60,3 +61,63 @@ def test_a_given_network_stays_what_and_where_it_is():
     assert elsewhere.weight.device.type == elsewhere.window.device.type == "meta"
     assert network.weight.device.type == "cpu"
     assert network.weight.dtype == torch.float32
+
+
+class TwiceVarNet(nets.VarNet):
+    def forward(self, b, gram, support):
+        return 2 * super().forward(b, gram, support)
+
+
+class TwiceMoDL(nets.MoDL):
+    def forward(self, b, gram, support):
+        return 2 * super().forward(b, gram, support)
+
+
+def dilated() -> nets.MoDL:
+    network = nets.modl()
+    network.cnn[1] = torch.nn.Conv2d(4, 4, 3, padding=2, dilation=2).requires_grad_(False)
+    return network
+
+
+def hooked(network, part):
+    part(network).register_forward_hook(lambda module, x, y: 2 * y)
+    return network
+
+
+@pytest.mark.parametrize("make", [
+    lambda: (VarNet, TwiceVarNet(2, 3).requires_grad_(False)),
+    lambda: (VarNet, hooked(nets.varnet(), lambda network: network.cnns[0])),
+    lambda: (MoDL, TwiceMoDL(2, 4, 3, 4).requires_grad_(False)),
+    lambda: (MoDL, dilated()),
+    lambda: (MoDL, hooked(nets.modl(), lambda network: network.cnn[0])),
+], ids=["varnet subclass", "varnet hook", "modl subclass", "modl dilated", "modl hook"])
+def test_an_altered_unrolled_network_has_the_image_and_noise_of_what_it_computes(make):
+    method, network = make()
+    bound = method(network).bind(scan := small_scan(irregular_mask()))
+    assert bound.linearize is None
+    generator = torch.Generator().manual_seed(1)
+    v = torch.randn(scan.kspace.shape, dtype=scan.kspace.dtype, generator=generator)
+    problem = Problem.of(method(network), scan)
+    torch.testing.assert_close(problem.image, bound(scan.kspace))
+    _, wanted = torch.func.jvp(bound.function, (scan.kspace,), (v,))
+    torch.testing.assert_close(problem.linearization.jvp(v[None])[0], wanted)
+
+
+@pytest.mark.parametrize(("method", "network"), [(VarNet, nets.varnet), (MoDL, nets.modl)])
+def test_unrolled_networks_as_built_have_derivatives_of_their_own(method, network):
+    assert method(network()).bind(small_scan(irregular_mask())).linearize is not None
+
+
+def test_a_derivative_that_somebody_wrote_is_used():
+    class Own(nets.VarNet):
+        def forward(self, b, gram, support):
+            return 2 * super().forward(b, gram, support)
+
+        def linearize(self, b, gram, support):
+            image, jvp = super().linearize(b, gram, support)
+            return 2 * image, lambda tangents: 2 * jvp(tangents)
+
+    scan = small_scan(irregular_mask())
+    bound = VarNet(Own(2, 3).requires_grad_(False)).bind(scan)
+    image, _ = bound.linearize(scan.kspace)
+    torch.testing.assert_close(image, bound(scan.kspace))

@@ -21,12 +21,15 @@ from snrecon.physics.coverage import fully_sampled
 from snrecon.physics.fourier import ifft
 from snrecon.physics.operators import Encoding
 from snrecon.report.demo import save_scan
+from snrecon.training import train
 from snrecon.training.config import (
     Config,
     ConsistencyConfig,
     DataConfig,
     NetworkConfig,
+    OutputConfig,
     SimulationConfig,
+    TrainerConfig,
 )
 from snrecon.training.drawn_mask import draw_mask
 from snrecon.training.measured import Measured, measured
@@ -356,3 +359,34 @@ def test_parts_of_stored_arrays(tmp_path: Path) -> None:
     (tmp_path / "t.npz").write_bytes(content[: len(content) // 2])
     with pytest.raises(InputError, match=r"t\.npz"):
         mapped_array(tmp_path / "t.npz", "x")
+
+
+def test_a_fastmri_slice_of_zeros_is_replaced_by_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "f.h5"
+    real_files.write_brain(path, shape=(64, 64), slices=3)
+    with h5py.File(path, "r+") as file:
+        file["kspace"][0] = 0
+    volume = RawVolume(path)
+    assert all(torch.equal(a, b) for a, b in zip(volume.read(0), volume.read(1)))
+
+
+def test_an_autoencoder_wants_scans_of_its_size(data: Path, tmp_path: Path) -> None:
+    def config(size: int, **where: list[str]) -> Config:
+        return Config(
+            DataConfig(**{"images": [str(data)], "validation": [], **where}),
+            scheme="autoencoder",
+            network=NetworkConfig("autoencoder", {"size": size, "latent": 4, "features": 4}),
+            trainer=TrainerConfig(max_steps=1, max_minutes=0.0, batch=1, interval=1,
+                                  precision="float32"),
+            output=OutputConfig(str(tmp_path / "run"), "net"))
+
+    with pytest.raises(InputError, match=r"npz has images of 40x32, but network\.size is 32"):
+        train(config(32))
+    small = tmp_path / "small"
+    save_scan(real_files.full_scan((32, 32), coils=2, seed=3), tmp_path / "one.npz")
+    prepare([tmp_path / "one.npz"], small, validation=0)
+    save_scan(real_files.full_scan(), tmp_path / "other.npz")
+    prepare([tmp_path / "other.npz"], tmp_path / "other", validation=0.9)
+    with pytest.raises(InputError, match="40x32"):
+        train(config(32, images=[str(small)], validation=[str(tmp_path / "other")]))
+    assert train(config(32, images=[str(small)])).exists()  # whatever simulation.grids are

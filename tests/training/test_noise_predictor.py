@@ -34,6 +34,7 @@ from snrecon.training.config import (
 from snrecon.training.noise_labels import Label, label, reconstruction
 from snrecon.training.noise_predictor import gamma_loss, sigma_error
 from snrecon.training.prepare import prepare
+from snrecon.training.stream import training_source
 
 
 @pytest.fixture
@@ -206,3 +207,20 @@ def test_it_learns_from_measured_scans(method, tmp_path):
     with (tmp_path / "run" / "log.csv").open(newline="") as stream:
         last = list(csv.DictReader(stream))[-1]
     assert 0 <= float(last["val_sigma_error"]) < 2
+
+
+def test_measurements_without_noise_are_left_out(images, method, tmp_path, monkeypatch):
+    from snrecon.training import noise_labels
+
+    config = configuration(images, method, tmp_path / "run")
+    source, recon = training_source(config), reconstruction(method)
+    made = label(recon, noise_labels.simulated_scan(source, 0), 4, 0)
+    answers = iter([None, made, None])
+    monkeypatch.setattr(noise_labels, "label", lambda *given: next(answers))
+    found = noise_labels.labels(recon, config, source, 3, tmp_path / "labels")
+    assert len(found) == 1
+    again = noise_labels.labels(recon, config, source, 3, tmp_path / "labels")  # nothing is made
+    assert torch.equal(again[0].target, made.target)
+    answers = iter([None, None])
+    with pytest.raises(InputError, match="none of the measurements has any noise"):
+        noise_labels.labels(recon, config, source, 2, tmp_path / "none")

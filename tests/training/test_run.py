@@ -389,3 +389,31 @@ def test_training_starts_from_given_weights(images, tmp_path):
     missing = replace(config, trainer=replace(config.trainer, initial="absent.safetensors"))
     with pytest.raises(InputError, match="no such weights file"):
         train(missing, replace=True)
+
+
+def test_weights_of_another_kind_of_network_are_not_begun_with(tmp_path):
+    from snrecon.networks.e2e_varnet import E2EVarNet
+    from snrecon.networks.modl import MoDL
+    from snrecon.networks.store import save_weights
+    from snrecon.training.apply import start_from
+    from snrecon.training.blend import blend
+
+    sizes = {"unrolls": 1, "chans": 2, "pools": 1, "sens_chans": 2, "sens_pools": 1}
+    file = str(tmp_path / "e2e.safetensors")
+    save_weights(E2EVarNet(**sizes, espirit=4), file)
+    plain = E2EVarNet(**sizes)
+    before = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
+    config = Config(DataConfig(["none"], []), network=NetworkConfig("e2e_varnet", sizes),
+                    trainer=TrainerConfig(initial=file))
+    with pytest.raises(InputError, match=r"do not fit .* with espirit = 4, not 0"):
+        start_from(config, plain)
+    assert all(torch.equal(before[name], tensor) for name, tensor in plain.state_dict().items())
+    start_from(config, E2EVarNet(**sizes, espirit=4, drop=0.1))
+    save_weights(plain, tmp_path / "plain.safetensors")
+    with pytest.raises(InputError, match="espirit = 4, not 0"):
+        blend("e2e_varnet", file, tmp_path / "plain.safetensors", 0.5, tmp_path / "x.safetensors")
+    modl = str(tmp_path / "modl.safetensors")
+    save_weights(MoDL(2, 4, 3, 4), modl)
+    config = Config(DataConfig(["none"], []), network=NetworkConfig("modl", {}),
+                    trainer=TrainerConfig(initial=modl))
+    start_from(config, MoDL(5, 4, 3, 4))  # more unrolls of one CNN

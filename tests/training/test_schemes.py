@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from measurements import seeded, simulated
+from snrecon.networks.e2e_varnet import E2EVarNet
 from snrecon.networks.sensitivity import calibration_samples
 from snrecon.networks.varnet import VarNet
+from snrecon.training.apply import apply
 from snrecon.training.augment import Symmetry, add_noise, disturb_shots, draw_symmetry, move
 from snrecon.training.batch import Batch
 from snrecon.training.config import Config, DataConfig, NetworkConfig, SimulationConfig
@@ -71,7 +73,9 @@ def test_noise_is_added_on_samples_and_scaled_to_one():
 def test_the_first_shot_stays_and_the_others_move():
     batch = simulated()
     disturbed = disturb_shots(batch, 1.0, 4, seeded())
-    torch.testing.assert_close(disturbed.kspace[..., ::4, :], batch.kspace[..., ::4, :])
+    for moved, whole, mask in zip(disturbed.kspace, batch.kspace, batch.mask):
+        first = mask.any(1).nonzero()[::4, 0]
+        torch.testing.assert_close(moved[:, first], whole[:, first])
     assert torch.allclose(disturbed.kspace.abs(), batch.kspace.abs(), atol=1e-4)
     assert float((disturbed.b - batch.b).abs().max()) > 0.01 * float(batch.b.abs().max())
     still = disturb_shots(batch, 0.0, 4, seeded())
@@ -311,3 +315,52 @@ def test_a_network_that_makes_its_maps_keeps_the_calibration_lines(split):
     for name in ("e2e_varnet", "varnet"):
         config = Config(DataConfig(["none"], []), scheme="ssdu", network=NetworkConfig(name, {}))
         assert scheme_of(config).calibration == (name == "e2e_varnet")
+
+
+def test_lines_and_points_of_one_batch_are_split_each_in_its_way():
+    mask = simulated(count=3).mask
+    mask[1, 3, 5] = ~mask[1, 3, 5]  # a mask of points between two of lines
+    chosen = split_samples(mask, 0.4, "lines", seeded())
+    assert not (chosen & ~mask).any()
+    for item in (0, 2):
+        assert torch.equal(chosen[item], chosen[item, :, :1].expand(mask.shape[1:]))
+        assert bool(chosen[item].any())
+    assert not torch.equal(chosen[1], chosen[1, :, :1].expand(mask.shape[1:]))
+
+
+def test_the_sensitivity_network_learns_from_the_block_that_it_will_be_given():
+    batch = simulated((64, 64))
+    whole = torch.stack([calibration_samples(mask) for mask in batch.mask])
+    seen = []
+
+    def reconstruct(part: Batch) -> torch.Tensor:
+        seen.append(part.calibration)
+        return part.b
+
+    SSDU(0.4, "uniform", calibration=True).loss(reconstruct, batch, seeded())
+    assert torch.equal(seen[0], whole)
+    assert bool((whole.sum(2) > 24).any())  # the whole readout
+    torch.manual_seed(0)
+    network = E2EVarNet(1, 2, 2, 2, 2)
+    blocks = []
+    network.sens_net.register_forward_pre_hook(lambda module, given: blocks.append(given[1]))
+    SSDU(0.4, "uniform", calibration=True).loss(
+        lambda part: apply(network, part), batch, seeded())
+    apply(network, batch)
+    assert torch.equal(blocks[0], whole)
+    assert torch.equal(blocks[1], whole)
+    part = replace(batch, calibration=whole).part(torch.tensor([1]))
+    assert torch.equal(part.calibration, whole[1:])
+
+
+def test_shots_share_the_lines_that_were_acquired():
+    batch = simulated((64, 64))
+    mask = torch.zeros(2, 64, 64, dtype=torch.bool)
+    mask[0, ::4], mask[1, 2::4] = True, True
+    batch = batch.sampled(mask)
+    batch = replace(batch, kspace=torch.randn(batch.kspace.shape, dtype=batch.kspace.dtype,
+                                              generator=seeded(1)) * mask[:, None])
+    disturbed = disturb_shots(batch, 1.0, 4, seeded())
+    for item, first in ((0, 0), (1, 2)):
+        moved = (disturbed.kspace - batch.kspace)[item].abs().amax((0, 2)) > 1e-3
+        assert moved[first::4].tolist() == 4 * [False, True, True, True]

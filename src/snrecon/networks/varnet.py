@@ -109,7 +109,7 @@ class VarNet(nn.Module):
                 d_b, d_size, d_level = d_normalised(tangents, point, size, points)
                 dx, d_update = d_b, torch.zeros_like(d_b)
                 for (step, cnn), gate in zip(self._stages(), gates, strict=True):
-                    d_gradient = gram(dx).sub_(d_b)
+                    d_gradient = gram(dx) - d_b  # gram may give its argument back
                     channels = _channels(dx, d_gradient, d_update, d_level)
                     d_update = _to_complex(cnn.tangent(channels, gate), dx).mul_(support)
                     d_update.sub_(step * d_gradient)

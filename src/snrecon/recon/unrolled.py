@@ -8,6 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from snrecon.data import Scan
+from snrecon.networks.linearized import untouched
+from snrecon.networks.modl import MoDL
+from snrecon.networks.varnet import VarNet
 from snrecon.physics.gram import LineGram
 from snrecon.recon.base import Bound
 from snrecon.recon.own_network import fitted
@@ -23,7 +26,7 @@ def bind_unrolled(network: nn.Module, weights: str, scan: Scan, method: str) -> 
 
     Args:
         network: With the interface of :class:`snrecon.networks.varnet.VarNet`; its own
-            ``linearize`` is used if it has one.
+            ``linearize`` is used if it has one that is of what it computes.
         weights: What to call its weights.
         scan: One slice.
         method: Name of the method.
@@ -49,7 +52,17 @@ def bind_unrolled(network: nn.Module, weights: str, scan: Scan, method: str) -> 
         frozen=units.model.frozen,
         maps=units.model.maps,
         units=units.model.units,
-        linearize=linearize if hasattr(net, "linearize") else None,
+        linearize=linearize if _linearizes_itself(net) else None,
         at_once=MATRIX_AT_ONCE if isinstance(gram, LineGram) else None,
         details={"weights": weights, "maps": units.model.maps_source},
     )
+
+
+def _linearizes_itself(network: nn.Module) -> bool:
+    """Whether ``network.linearize`` is of the function that ``network`` is: that of the package's
+    networks of these as they were built, any other of whoever wrote it."""
+    own = getattr(type(network), "linearize", None)
+    for kind in (VarNet, MoDL):
+        if own is kind.linearize:
+            return untouched(network, kind)
+    return own is not None

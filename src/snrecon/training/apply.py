@@ -12,12 +12,15 @@ from snrecon.networks.e2e_varnet import E2EVarNet, combine_coils
 from snrecon.networks.modl import MoDL
 from snrecon.networks.regularised import consistent_image, sense_image
 from snrecon.networks.sensitivity import calibration_samples
-from snrecon.networks.store import NETWORKS, load_weights
+from snrecon.networks.store import ARGUMENTS, NETWORKS, load_weights
 from snrecon.networks.unet import Unet, complex_unet, magnitude_unet
 from snrecon.networks.varnet import VarNet
 from snrecon.training.batch import Batch
 from snrecon.training.config import Config, NetworkConfig
 from snrecon.training.gram import batch_gram
+
+MAY_DIFFER = ("drop", "iterations", "implicit", "unrolls")
+"""Settings that weights may be trained further with, if their shapes allow it."""
 
 
 def build(config: NetworkConfig) -> nn.Module:
@@ -29,15 +32,30 @@ def start_from(config: Config, *networks: nn.Module) -> None:
     """Give networks the trained weights that a run begins with.
 
     Raises:
-        InputError: if there are no such weights, or they are of a network of another size.
+        InputError: if there are no such weights, or they are of a network of another size or kind.
     """
     weights = config.trainer.initial
-    try:
-        state = load_weights(config.network.name, weights).state_dict()
-        for network in networks:
-            network.load_state_dict(state)
-    except RuntimeError as error:
-        raise InputError(f"the weights {weights!r} do not fit [network].") from error
+    given = load_weights(config.network.name, weights)
+    for network in networks:
+        other = other_setting(given, network)
+        if other is not None:
+            raise InputError(f"the weights {weights!r} do not fit [network]: they are of a network "
+                             f"with {other}.")
+        try:
+            network.load_state_dict(given.state_dict())
+        except RuntimeError as error:
+            raise InputError(f"the weights {weights!r} do not fit [network].") from error
+
+
+def other_setting(given: nn.Module, network: nn.Module) -> str | None:
+    """The setting by which a network computes something else than ``network`` with the same
+    weights, though all shapes may fit; None if there is none."""
+    kind = next(name for name, one in NETWORKS.items() if type(network) is one)
+    for name in ARGUMENTS[kind]:
+        one, other = getattr(given, name), getattr(network, name)
+        if one != other and name not in MAY_DIFFER:
+            return f"{name} = {one}, not {other}"
+    return None
 
 
 def apply(network: nn.Module, batch: Batch) -> Tensor:
@@ -61,7 +79,9 @@ def apply(network: nn.Module, batch: Batch) -> Tensor:
         return consistent_image(
             gram, batch.b, image, network.lamda, network.consistency_steps)
     assert isinstance(network, E2EVarNet)
-    calibration = torch.stack([calibration_samples(mask) for mask in batch.mask])
+    calibration = batch.calibration
+    if calibration is None:
+        calibration = torch.stack([calibration_samples(mask) for mask in batch.mask])
     kspace, _ = network.predict(batch.kspace, batch.mask, calibration)
     return combine_coils(kspace, batch.maps)
 

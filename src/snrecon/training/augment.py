@@ -49,7 +49,8 @@ def add_noise(
 def disturb_shots(
     batch: Batch, motion: float, shots: int, generator: torch.Generator
 ) -> Batch:
-    """The lines of k-space spread over interleaved shots, each with its own rigid shift and phase.
+    """The sampled lines of k-space spread over interleaved shots, each with its own rigid shift and
+    phase.
 
     Args:
         batch: Measurements.
@@ -57,9 +58,11 @@ def disturb_shots(
         shots: Number of shots.
         generator: Source of randomness.
     """
-    order = shot_of_line(batch.mask.shape[-2], shots)
     moved = []
-    for one in batch.kspace:
+    for one, mask in zip(batch.kspace, batch.mask, strict=True):
+        # Counted are lines that were acquired: of every fourth line, each in turn is another shot.
+        acquired = mask.any(dim=-1).cpu()
+        order = shot_of_line(len(acquired), shots)[(acquired.cumsum(0) - 1).clamp_min(0)]
         seed = int(torch.randint(2**31, (), generator=generator))
         # No rotation: it would need the samples that were not acquired.
         poses = draw_motion(shots, seed, motion, angle=0.0, phase=PHASE * motion)

@@ -13,6 +13,7 @@ from snrecon.networks.autoencoder import Autoencoder
 from snrecon.training.config import Config, TrainerConfig
 from snrecon.training.loop import Item, Source, step_generator
 from snrecon.training.prior import Images, PriorLoop
+from snrecon.training.stream import Found, full_volumes
 
 SMALLEST = 1e-5
 """Mean squared error over mean square of an image below which a better fit earns nothing."""
@@ -48,16 +49,25 @@ class Autoencoding(PriorLoop):
     """The run: magnitude images of the size of the network.
 
     Raises:
-        InputError: if the training grids have another size.
+        InputError: if the training grids, or the measured scans, have another size.
     """
 
     def __init__(self, config: Config, mixed: bool) -> None:
         super().__init__(replace(config, prior=replace(config.prior, signed=0.0)), mixed)
         assert isinstance(self.network, Autoencoder)
         size = self.network.size
-        if any(grid != (size, size) for grid in self.images.grids):
+        if self.images.scans is None and any(n != size for g in self.images.grids for n in g):
             raise InputError(
                 f"simulation.grids must be [[{size}, {size}]]: network.size is {size}.")
+
+    def check(self, found: Found) -> None:
+        assert isinstance(self.network, Autoencoder)
+        size = self.network.size
+        for volume in full_volumes(found.volumes):
+            rows, columns = volume.shape[-2:]
+            if (rows, columns) != (size, size):
+                raise InputError(f"{volume.name} has images of {rows}x{columns}, but network.size "
+                                 f"is {size}: an autoencoder is for images of one size.")
 
     def source(self) -> Source:
         return partial(_magnitudes, self.images, self.config.trainer)

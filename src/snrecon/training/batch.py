@@ -32,6 +32,9 @@ class Batch:
     """``A^H y``, ``(batch, ky, kx)``."""
     labelled: Tensor
     """Boolean ``(batch,)``: which have a target."""
+    calibration: Tensor | None = None
+    """Boolean ``(batch, ky, kx)``: the samples that coil maps are made from, where ``mask`` is a
+    part of one that has the same calibration block; None: those that ``mask`` tells."""
 
     @staticmethod
     def of(kspace: Tensor, maps: Tensor, mask: Tensor, target: Tensor) -> Batch:
@@ -53,7 +56,8 @@ class Batch:
 
     def tensors(self) -> tuple[Tensor, ...]:
         """The fields in their order; ``Batch(*batch.tensors())`` is the batch again."""
-        return tuple(getattr(self, field.name) for field in fields(self))
+        values = (getattr(self, field.name) for field in fields(self))
+        return tuple(value for value in values if value is not None)
 
     def part(self, index: Tensor) -> Batch:
         """Some of the measurements, by their numbers."""

@@ -16,6 +16,7 @@ import torch
 
 from snrecon.errors import InputError
 from snrecon.networks.store import NETWORKS, load_weights, save_weights
+from snrecon.training.apply import other_setting
 
 
 def blend(
@@ -47,6 +48,9 @@ def blend(
         if name not in goal or goal[name].shape != tensor.shape:
             raise InputError(f"{one} and {other} are weights of networks of different sizes.")
         mixed[name] = torch.lerp(tensor, goal[name], share)
+    other_one = other_setting(first, second)
+    if other_one is not None:
+        raise InputError(f"{one} are weights of a network with {other_one} like {other}.")
     first.load_state_dict(mixed)
     save_weights(first, path, {"share": f"{share:g}"})
 

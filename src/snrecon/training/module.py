@@ -104,7 +104,7 @@ class Training(lightning.LightningModule):
     def training_step(self, item: Item, index: int) -> Tensor:
         # A generator for every step: a run that is resumed draws what the whole one would.
         generator = torch.Generator().manual_seed(
-            self.config.trainer.seed * 2_000_003 + self.global_step)
+            self.config.trainer.seed * 2_000_003 + self.global_step + (self.global_rank << 48))
         batch = Batch(*item)
         batch = replace(batch, target=self.wanted(batch.target))
         weight = self.config.trainer.curvature

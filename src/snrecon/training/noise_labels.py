@@ -173,8 +173,8 @@ def labels(
             scan = simulated_scan(source, index).to(where)
             one = label(recon, scan, config.reconstruction.probes, index)
             if one is None:
-                empty = torch.zeros(1)
-                one = Label(empty, empty, empty, empty)
+                # Kept too, so that it is not made again; a file wants arrays of their own.
+                one = Label(*(torch.zeros(1) for _ in range(4)))
             one.save(path)
         if one.weight.ndim == 2:
             found.append(one)

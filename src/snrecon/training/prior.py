@@ -85,13 +85,23 @@ class PriorLoop(Loop):
 
     def __init__(self, config: Config, mixed: bool) -> None:
         super().__init__(config, mixed)
-        self.images = Images(config, find_data(config, "train"), config.trainer.seed,
-                             config.simulation.pool)
+        found = find_data(config, "train")
+        self.check(found)
+        self.images = Images(config, found, config.trainer.seed, config.simulation.pool)
         self.held_out: Tensor | None = None
         if config.data.validation:
-            others = Images(config, find_data(config, "validation"), VALIDATION, 32)
+            found = find_data(config, "validation")
+            self.check(found)
+            others = Images(config, found, VALIDATION, 32)
             generator = torch.Generator().manual_seed(VALIDATION)
             self.held_out = others.draw(16, generator)
+
+    def check(self, found: Found) -> None:
+        """Whether the network can learn from these data.
+
+        Raises:
+            InputError: if it cannot.
+        """
 
 
 def train_prior(config: Config, mixed: bool, *, resume: bool, progress: Progress | None) -> Path:

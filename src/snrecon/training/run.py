@@ -17,6 +17,7 @@ import torch
 
 from snrecon.errors import InputError, MissingExtraError
 from snrecon.io.staging import made_folder
+from snrecon.physics.precision import low_precision_pays
 from snrecon.training.apply import start_from
 from snrecon.training.batch import Batch
 from snrecon.training.checkpoint import Earlier, cut_log, earlier_run, kept_weights
@@ -208,7 +209,7 @@ def use_bfloat16(precision: str) -> bool:
     if precision != "auto":
         return precision == "bfloat16"
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+        return low_precision_pays(torch.device("cuda"))
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return bool(probe())
 

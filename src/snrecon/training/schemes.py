@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -83,6 +84,7 @@ class SSDU(Scheme):
         kept = None
         if self.calibration:
             kept = torch.stack([calibration_samples(mask) for mask in batch.mask])
+            batch = replace(batch, calibration=kept)
         predicted = split_samples(batch.mask, share, self.split, generator, kept=kept)
         image = reconstruct(batch.sampled(batch.mask & ~predicted))
         chosen = predicted.unsqueeze(1).expand(batch.kspace.shape)
@@ -220,10 +222,15 @@ def split_samples(
             chosen.
         kept: Others that never are, boolean as ``mask``.
     """
-    if split == "lines" and bool((mask == mask[..., :1]).all()):
-        lines = None if kept is None else kept.any(dim=-1, keepdim=True)
-        lines = split_samples(mask[..., :1], share, "uniform", generator, keep, lines)
-        return lines.expand(mask.shape)
+    if split == "lines":
+        whole = (mask == mask[..., :1]).flatten(1).all(dim=1).reshape(-1, 1, 1)
+        if bool(whole.any()):
+            lines = None if kept is None else kept.any(dim=-1, keepdim=True)
+            lines = split_samples(mask[..., :1], share, "uniform", generator, keep, lines)
+            if bool(whole.all()):
+                return lines.expand(mask.shape)
+            points = split_samples(mask, share, "uniform", generator, keep, kept)
+            return torch.where(whole, lines, points)
     ky, kx = mask.shape[-2:]
     y = (torch.arange(ky, device=mask.device) - ky // 2).unsqueeze(1)
     x = torch.arange(kx, device=mask.device) - kx // 2

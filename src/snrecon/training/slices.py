@@ -133,11 +133,19 @@ class RawVolume:
 
     def _prepared(self, index: int) -> Part:
         for step in range(self.slices):
-            scan = self._scan((index + step) % self.slices, "identity")
+            place = (index + step) % self.slices
+            if not self._measured(place):
+                continue
+            scan = self._scan(place, "identity")
             found = prepare_slice(replace(scan, noise=self.noise))
             if found is not None:
                 return found[:3]
         raise InputError(f"{self.path}: no slice shows any signal.")
+
+    def _measured(self, index: int) -> bool:
+        """Whether a slice has any sample: nothing can be read from one of zeros."""
+        with opened(self.path) as file:
+            return bool(np.any(file["kspace"][index]))
 
     def _scan(self, index: int, noise: str | None) -> Scan:
         with warnings.catch_warnings():

@@ -113,12 +113,13 @@ def check_mask_grids(config: Config, found: Found) -> None:
     """
     grids = {(rows, columns, rows != columns) for rows, columns in config.simulation.grids}
     if found.volumes:  # whose grids are their own
-        grids = {(v.shape[-2], v.shape[-1], config.data.columns > 0) for v in _full(found.volumes)}
+        grids = {(v.shape[-2], v.shape[-1], config.data.columns > 0)
+                 for v in full_volumes(found.volumes)}
     for rows, columns, strip in sorted(grids):
         check_masks(config.simulation, (rows, columns), strip)
 
 
-def _full(volumes: list[Volume]) -> list[Volume]:
+def full_volumes(volumes: list[Volume]) -> list[Volume]:
     """Those with fully sampled slices."""
     return [volume for volume in volumes if any(map(volume.full, range(volume.slices)))]
 
@@ -168,7 +169,7 @@ def validation_batches(
     if not config.data.validation:
         return {}
     found = found or find_data(config, "validation")
-    if found.volumes and not _full(found.volumes):
+    if found.volumes and not full_volumes(found.volumes):
         if config.scheme == "ssdu":
             return {}
         raise InputError(f"data.validation ({', '.join(config.data.validation)}): all volumes are "
@@ -205,7 +206,7 @@ def unlabelled_batch(config: Config, count: int = 8, found: Found | None = None)
     if config.scheme != "ssdu" or not config.data.validation:
         return None
     found = found or find_data(config, "validation")
-    if not found.volumes or _full(found.volumes):
+    if not found.volumes or full_volumes(found.volumes):
         return None
     return Measured(found.volumes, config.simulation, VALIDATION, 0.0).draw(0, count)
 
