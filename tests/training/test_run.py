@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -417,3 +418,39 @@ def test_weights_of_another_kind_of_network_are_not_begun_with(tmp_path):
     config = Config(DataConfig(["none"], []), network=NetworkConfig("modl", {}),
                     trainer=TrainerConfig(initial=modl))
     start_from(config, MoDL(5, 4, 3, 4))  # more unrolls of one CNN
+
+
+def test_workers_live_on_from_interval_to_interval(images, tmp_path, monkeypatch):
+    """With what they have read and estimated; and a run that goes on draws what comes next."""
+    pytest.importorskip("lightning")
+    from snrecon.training import train
+
+    config = configuration(images, tmp_path / "alone", max_steps=6)
+    train(config)
+    longer = replace(config.trainer, max_steps=9)
+    alone = load_file(train(replace(config, trainer=longer), resume=True))
+    told = tmp_path / "told.txt"
+
+    class Telling:
+        def __init__(self, config, found=None):
+            self.source = training_source(config, found)
+
+        def draw(self, index, count):
+            with told.open("a") as stream:
+                stream.write(f"{os.getpid()} {index}\n")
+            return self.source.draw(index, count)
+
+    monkeypatch.setattr("snrecon.training.run.training_source", Telling)
+    config = configuration(images, tmp_path / "parts", workers=1, max_steps=6)
+    train(config)
+    first = [line.split() for line in told.read_text().splitlines()]
+    told.unlink()
+    config = replace(config, trainer=replace(config.trainer, max_steps=9))
+    parts = load_file(train(config, resume=True))
+    then = [line.split() for line in told.read_text().splitlines()]
+    assert [int(index) for _, index in (*first, *then)] == list(range(9))
+    for lines in (first, then):
+        assert len({process for process, _ in lines}) == 1
+        assert lines[0][0] != str(os.getpid())
+    for name, tensor in alone.items():
+        assert torch.equal(parts[name], tensor), name

@@ -28,7 +28,7 @@ from snrecon.training.identity import settings_of
 from snrecon.training.optimise import follow, set_rate
 from snrecon.training.schemes import scheme_of
 from snrecon.training.scores import nmse
-from snrecon.training.stream import Drawn, Item, Stream
+from snrecon.training.stream import Drawn, Interval, Item, Stream
 
 
 class Training(lightning.LightningModule):
@@ -85,11 +85,11 @@ class Training(lightning.LightningModule):
     def train_dataloader(self) -> Any:
         trainer = self.config.trainer
         # Each epoch continues the stream, so that a resumed run sees what the whole one would.
-        stream = Stream(self.source, self.current_epoch * trainer.interval, trainer.interval,
-                        trainer.batch)
-        ahead = 4 if trainer.workers else None
-        return DataLoader(stream, batch_size=None, num_workers=trainer.workers,
-                          prefetch_factor=ahead)
+        # Workers live on from one to the next, with the coil maps that they have estimated.
+        interval = Interval(lambda: self.global_step * self.trainer.world_size, trainer.interval)
+        return DataLoader(Stream(self.source, trainer.batch), sampler=interval, batch_size=None,
+                          num_workers=trainer.workers, persistent_workers=trainer.workers > 0,
+                          prefetch_factor=4 if trainer.workers else None)
 
     def configure_optimizers(self) -> Any:
         trainer = self.config.trainer

@@ -167,7 +167,7 @@ def _fit(
             accelerator="auto", devices=config.trainer.devices, max_epochs=-1,
             logger=logger, callbacks=[keep, Report()],
             enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-            gradient_clip_val=config.trainer.clip, reload_dataloaders_every_n_epochs=1)
+            gradient_clip_val=config.trainer.clip)
         with _interruptible() as pressed:
             trainer.fit(module, ckpt_path=None if earlier is None else str(earlier.path),
                         weights_only=False)

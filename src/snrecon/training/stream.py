@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 from snrecon.errors import InputError
 from snrecon.training.batch import Batch
@@ -38,16 +39,27 @@ class Drawn(Protocol):
 
 
 class Stream(Dataset[Item]):
-    """Batches ``start`` to ``start + count`` of a source, as tuples of a Batch's fields."""
+    """The batches of a source by their numbers, without end, as tuples of a Batch's fields."""
 
-    def __init__(self, source: Drawn, start: int, count: int, batch: int) -> None:
-        self.source, self.start, self.count, self.batch = source, start, count, batch
+    def __init__(self, source: Drawn, batch: int) -> None:
+        self.source, self.batch = source, batch
+
+    def __getitem__(self, index: int) -> Item:
+        return self.source.draw(index, self.batch).tensors()
+
+
+class Interval(Sampler[int]):
+    """The numbers of the next ``count`` batches after those that are ``done``."""
+
+    def __init__(self, done: Callable[[], int], count: int) -> None:
+        self.done, self.count = done, count
 
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> Item:
-        return self.source.draw(self.start + index, self.batch).tensors()
+    def __iter__(self) -> Iterator[int]:
+        start = self.done()
+        return iter(range(start, start + self.count))
 
 
 def sources(entries: list[str], data: DataConfig) -> list[Source]:
