@@ -320,3 +320,26 @@ def test_nothing_that_is_read_is_replaced(
     for words in runs:
         assert_one_sentence(snrecon(*words), 2, "would overwrite an input")
     assert before == {path: path.read_bytes() for path in out.iterdir()}
+
+
+def test_the_state_is_not_the_result(snrecon: Run, scan_file: Path, out: Path) -> None:
+    for words in (("--out", out / "r.h5", "--state", out / "r.h5"),
+                  ("--out", out / "r.nii.gz", "--state", out / "r_sigma.nii.gz")):
+        assert_one_sentence(snrecon("noise", scan_file, "--method", "tv", *words), 2,
+                            "is the name of the result")
+    assert not list(out.iterdir())
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (("noise", "--command", "x {kspace} {image}", "--set", "iterations=5"), "--set belongs to"),
+    (("noise", "--method", "tv", "--estimator", "exact", "--max-passes", "5"), "--max-passes does"),
+    (("posterior", "--method", "score", "--keep", "--out", "p.nii.gz"), "no room for samples"),
+    (("recon", "--method", "tv", "--seed", 2**64), "below 2^64"),
+])
+def test_options_that_would_do_nothing(
+    words: tuple[object, ...], said: str, snrecon: Run, scan_file: Path, out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(out)
+    assert_one_sentence(snrecon(words[0], scan_file, *words[1:]), 2, said)
+    assert not list(out.iterdir())

@@ -45,3 +45,9 @@ def test_bad_voxel_sizes(size: float) -> None:
 def test_directions_must_be_orthonormal(direction: tuple[float, float, float]) -> None:
     with pytest.raises(InputError, match="orthonormal"):
         Geometry((1e-3, 1e-3, 1e-3), readout_direction=direction)
+
+
+def test_axes_along_the_scanner_are_not_told_from_nothing() -> None:
+    assert not Geometry((0.005, 0.001, 0.001)).placed
+    assert Geometry((0.005, 0.001, 0.001), position=(0.0, 0.01, 0.0)).placed
+    assert Geometry((0.005, 0.001, 0.001), readout_direction=(-1.0, 0.0, 0.0)).placed

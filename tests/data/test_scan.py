@@ -212,3 +212,16 @@ def test_single_zeros_are_pointed_out(kept: str, warned: bool, recwarn) -> None:
         assert "2 points scattered" in found[0]
     Scan(kspace, mask=torch.ones(32, 30, dtype=torch.bool))
     assert len([w for w in recwarn if issubclass(w.category, SnreconWarning)]) == int(warned)
+
+
+def test_repetitions_are_of_the_sampled_points() -> None:
+    generator = torch.Generator().manual_seed(0)
+    kspace = torch.randn(2, 6, 4, dtype=torch.complex64, generator=generator)
+    mask = torch.zeros(6, 4, dtype=torch.bool)
+    mask[::2] = True
+    repetitions = torch.stack([kspace, 2 * kspace])
+    scan = Scan(kspace, mask=mask, repetitions=repetitions)
+    assert not bool(scan.repetitions[..., ~mask].any())
+    torch.testing.assert_close(scan.repetitions[..., mask], repetitions[..., mask])
+    with pytest.raises(InputError, match="repetitions contain NaN"):
+        Scan(kspace, mask=mask, repetitions=repetitions * float("nan"))

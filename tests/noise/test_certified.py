@@ -206,3 +206,26 @@ def test_a_state_in_low_precision_says_which_tolerance_it_cannot_reach(tmp_path)
     save_states({0: replace(state, moments=lost)}, path)
     with pytest.raises(InputError, match="low precision, which leave out"):
         noise_map(recon, scan, estimator="certified", tolerance=1e-3, state=path)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 16])
+def test_where_it_ends_does_not_depend_on_how_many_fit_at_once(chunk):
+    recon, scan, _ = solved("modl")
+    options = {"estimator": "certified", "seed": 2}
+    at_eight = noise_map(recon, scan, tolerance=0.001, max_passes=40, chunk=8, **options)
+    tolerance = 1.001 * at_eight.details["certificate"]["bound"]  # reached at 40, if not before
+    found = noise_map(recon, scan, tolerance=tolerance, chunk=chunk, **options)
+    wanted = noise_map(recon, scan, tolerance=tolerance, chunk=8, **options)
+    assert found.passes == wanted.passes <= 40
+    torch.testing.assert_close(found.sigma, wanted.sigma)
+
+
+def test_regions_of_any_name_survive_in_a_state(tmp_path):
+    recon, scan, _ = solved("modl")
+    inside = torch.zeros(scan.grid, dtype=torch.bool)
+    inside[4:8, 3:9] = True
+    names = ["kidney/left", "50%2F", "a/b/c"]
+    options = {"estimator": "certified", "tolerance": 0, "seed": 1, "state": tmp_path / "s.h5"}
+    noise_map(recon, scan, max_passes=16, regions=dict.fromkeys(names, inside), **options)
+    again = noise_map(recon, scan, max_passes=24, **options)
+    assert sorted(again.details["certificate"]["regions"]) == sorted(names)

@@ -101,3 +101,15 @@ def test_linearity_of_what_has_no_derivative() -> None:
     recon = ConvDecoder(layers=2, channels=4, iterations=20)
     with pytest.raises(InputError, match=r"no first order to check.*replicas"):
         linearity_check(recon, small_scan(plane_mask()))
+
+
+def test_the_rician_correction_wants_noise_of_both_components() -> None:
+    scan = small_scan(irregular_mask())
+    complex_one = noise_map(Sense(), scan)
+    assert bool((rician_sigma(complex_one) <= complex_one.sigma * 1.0001).all())
+    real = replace(complex_one, image=complex_one.image.abs())
+    along = complex_one.covariance.clone()
+    along[1:] = 0
+    for result in (real, replace(complex_one, covariance=along)):
+        with pytest.raises(InputError, match="no part across"):
+            rician_sigma(result)

@@ -133,3 +133,10 @@ def test_what_cannot_be_dithered() -> None:
             dither(made(), fraction)
     with pytest.raises(InputError, match="already"):
         dither(dither(made(), 1.0), 1.0)
+
+
+def test_any_seed_will_do() -> None:
+    result = NoiseMap(image=torch.ones(4, 4, dtype=torch.complex64), sigma=torch.ones(4, 4),
+                      sigma_complex=2**0.5 * torch.ones(4, 4), snr=torch.ones(4, 4))
+    one, two = (dither(result, 0.5, seed=seed).dithered for seed in (2**64 - 1, 20260412093000))
+    assert not torch.equal(one, two)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 from benchmarks.small_problems import irregular_mask, small_scan
 from torch import Tensor, nn
 
-from snrecon.errors import InputError
+from snrecon.errors import InputError, SnreconWarning
 from snrecon.noise import linearity_check, noise_map, psf, roi
 from snrecon.recon.adapters import ImageModule
 from snrecon.recon.zero_filled import ZeroFilled
@@ -157,3 +159,66 @@ def test_checks_and_functionals_leave_the_scan_alone():
     first, second = (linearity_check(f, scan, draws=2) for f in (in_place, out_of_place))
     torch.testing.assert_close(first.residual, second.residual)
     assert torch.equal(scan.kspace, kspace)
+
+
+@pytest.mark.parametrize("estimator", ["replicas", "auto"])
+def test_a_function_that_writes_to_one_array_again_and_again(estimator):
+    buffer = torch.zeros(SCAN.grid, dtype=torch.complex128)
+
+    def into_buffer(kspace: Tensor) -> Tensor:
+        buffer.copy_(torch.from_numpy(IMAGE(kspace).numpy()))
+        return buffer
+
+    options = {"tolerance": 0, "max_passes": 12, "seed": 3}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SnreconWarning)  # it cannot be differentiated
+        found = noise_map(into_buffer, SCAN, estimator=estimator, **options)
+    wanted = noise_map(IMAGE.function, SCAN, estimator="replicas", **options)
+    torch.testing.assert_close(found.sigma, wanted.sigma)
+    assert float(found.sigma.max()) > 0
+
+
+def test_a_conjugated_image_is_an_image():
+    found = noise_map(lambda kspace: IMAGE(kspace).conj(), SCAN, estimator="sketch",
+                      tolerance=0, max_passes=8)
+    wanted = noise_map(IMAGE.function, SCAN, estimator="sketch", tolerance=0, max_passes=8)
+    torch.testing.assert_close(found.sigma, wanted.sigma)
+    assert not found.image.is_conj()
+
+
+@pytest.mark.parametrize("estimator", ["auto", "replicas", "sketch"])
+def test_whole_numbers_are_no_image(estimator):
+    with pytest.raises(InputError, match=r"whole numbers \(torch\.int16\)"):
+        noise_map(lambda kspace: (100 * IMAGE(kspace).abs()).to(torch.int16), SCAN,
+                  estimator=estimator, tolerance=0, max_passes=8)
+
+
+def test_single_precision_within_double_precision_data_is_differentiated():
+    """Of a bright object, whose noise is next to the rounding of single precision."""
+    bright = replace(SCAN, kspace=3000 * SCAN.kspace)
+
+    def single(kspace: Tensor) -> Tensor:
+        image = IMAGE.function(kspace).to(torch.complex64)
+        return image * (1 + 1e-9 * image.abs())
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SnreconWarning)
+        noise_map(single, bright, estimator="sketch", tolerance=0, max_passes=4)
+
+
+def test_an_error_without_words_is_named():
+    class Silent(torch.autograd.Function):
+        @staticmethod
+        def forward(x):
+            return x.clone()
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            pass
+
+        @staticmethod
+        def backward(ctx, gradient):
+            raise NotImplementedError
+
+    with pytest.raises(InputError, match="NotImplementedError"):
+        noise_map(lambda kspace: Silent.apply(IMAGE(kspace)), SCAN, estimator="exact")

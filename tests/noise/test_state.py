@@ -240,3 +240,14 @@ def test_a_noise_map_that_is_no_number_is_not_returned(scan: Scan) -> None:
 
     with pytest.raises(ValueError, match="has NaN or infinite voxels"):
         run(scan, 4, "replicas", recon=recon)
+
+
+def test_replicas_of_different_noise_scales_are_not_mixed(scan: Scan, tmp_path: Path) -> None:
+    small, full = tmp_path / "small.h5", tmp_path / "full.h5"
+    run(scan, 4, "replicas", state=small, noise_scale=0.1, seed=1)
+    run(scan, 4, "replicas", state=full, seed=2)
+    with pytest.raises(InputError, match=r"noise_scale = 0\.1, not 1"):
+        run(scan, 8, "replicas", state=small, seed=1)
+    with pytest.raises(InputError, match=r"noise scaled by 0\.1 and 1"):
+        merge([small, full])
+    run(scan, 8, "replicas", state=small, noise_scale=0.1, seed=1)

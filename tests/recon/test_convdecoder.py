@@ -329,3 +329,14 @@ def test_what_the_progress_raises_ends_the_fit_and_leaves_nothing() -> None:
     with pytest.raises(Stop):
         bound(scan.kspace)
     assert torch.equal(bound(scan.kspace), ConvDecoder(**SMALL)(scan))
+
+
+def test_an_optimum_in_single_precision_has_a_root_sum_of_squares() -> None:
+    scan = simulate_scan((8, 8), 2, 2.0, 4, snr=20.0, with_maps=True)
+    recon = ConvDecoder(layers=3, channels=3, iterations=60, activation="silu", implicit=True,
+                        decode="coils", combine="rss")
+    bound = recon.bind(scan)
+    image = bound(scan.kspace)
+    assert image.dtype == torch.float32
+    result = snrecon.noise_map(recon, scan, estimator="sketch", tolerance=0, max_passes=3)
+    assert bool((result.sigma > 0).any())

@@ -159,3 +159,9 @@ def test_masks_it_cannot_do(small_scan, lines) -> None:
         Grappa().bind(scan)
     with pytest.raises(InputError, match="kernel"):
         Grappa(kernel=(0, 5))
+
+
+@pytest.mark.parametrize("kernel", [(5, 5), (1, 5), (4.5, 5), (4, 4.5)])
+def test_a_kernel_has_lines_on_both_sides(kernel: tuple[float, float]) -> None:
+    with pytest.raises(InputError, match="even number of lines"):
+        Grappa(kernel=kernel)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import snrecon
@@ -72,3 +73,21 @@ def test_the_package_imports_nothing_heavy() -> None:
         "assert 'torch' not in sys.modules; assert 'snrecon.recon.sense' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    assert load("tv", lamda=np.logspace(-2, 0, 5)[0]).lamda == pytest.approx(0.01)
+    assert load("sense", solver=np.str_("cg"), iterations=np.int64(3)).iterations == 3
+    with pytest.raises(InputError, match="must be"):
+        load("tv", iterations=np.float64(2.5))
+
+
+def test_a_variant_and_an_option_do_not_contradict_each_other() -> None:
+    with pytest.raises(InputError, match="'varnet:brain' sets weights already"):
+        load("varnet:brain", weights="own.safetensors")
+
+
+@pytest.mark.parametrize("tolerance", [1.0, float("nan"), -1e-3, 0.0])
+def test_a_tolerance_that_no_image_or_every_image_meets(tolerance: float) -> None:
+    with pytest.raises(InputError, match="tolerance of sense"):
+        load("sense", solver="cg", tolerance=tolerance)

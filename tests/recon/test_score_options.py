@@ -19,6 +19,7 @@ from snrecon.recon.forward_model import ForwardModel, forward_model
 from snrecon.recon.langevin import Langevin
 from snrecon.recon.score import Score
 from snrecon.recon.score_bind import compressed
+from snrecon.recon.sense import Sense
 from snrecon.recon.toy_priors import GaussianPrior
 from snrecon.recon.zero_filled import matched_filter
 from snrecon.uncertainty import sure
@@ -278,3 +279,16 @@ def test_a_score_of_ones_own_is_evaluated_not_trained() -> None:
     recon = Score(weights=score, steps=3, scale=1.0)
     assert not score.training
     assert torch.equal(recon(scan), recon(scan))
+
+
+def test_a_magnitude_is_no_start() -> None:
+    """Nor one in the units of coil maps."""
+    class Magnitude(Sense):
+        def bind(self, scan, generator=None):
+            bound = super().bind(scan)
+            return replace(bound, function=lambda kspace: bound.function(kspace).abs(),
+                           linear=False, linearize=None)
+
+    prior, scan, _ = example("dds", noise=0.1)
+    with pytest.raises(InputError, match="lost the coils' phase"):
+        of(prior, "dds", start=Magnitude(lamda=0.1), start_sigma=1.0)(scan)

@@ -82,8 +82,8 @@ def _no_scan_options(args: argparse.Namespace) -> None:
     names = ("key", "slice", "mask", "acceleration", "calibration", "maps", "noise_covariance",
              "lamda")
     given = [name for name in names if getattr(args, name) is not None]
-    if args.device != "cpu":
-        given.append("device")
+    given += [name for name, used in (("device", args.device != "cpu"), ("set", args.settings),
+                                      ("mask-seed", args.mask_seed)) if used]
     if given:
         option = "lambda" if given[0] == "lamda" else given[0].replace("_", "-")
         raise InputError(f"--{option} belongs to --method; finished images are only compared.")

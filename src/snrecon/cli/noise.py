@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -96,12 +97,14 @@ def run(args: argparse.Namespace) -> None:
     from snrecon.report.result_text import describe_repetitions, describe_result
 
     print(describe_result(result))
-    if scan.repetitions is not None and scan.repetitions.shape[0] > 1:
-        print(describe_repetitions(recon, scan, result))
     for path in output.written(out, started):
         print(f"wrote {path}")
     if args.state is not None and result.estimator != "analytic":
         print(f"state {args.state}")
+    if scan.repetitions is not None and scan.repetitions.shape[0] > 1:
+        print(f"reconstructing {scan.repetitions.shape[0]} repetitions to compare with",
+              file=sys.stderr)
+        print(describe_repetitions(recon, scan, result))
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -115,10 +118,15 @@ def _check(args: argparse.Namespace) -> None:
             )
         if args.lamda is not None:
             raise InputError("--lambda belongs to --method; write it into the --command itself.")
+        if args.settings:
+            raise InputError("--set belongs to --method; write it into the --command itself.")
         if args.device != "cpu":
             raise InputError("--device belongs to --method; an external command chooses its own.")
     if args.compress is not None and args.estimator != "exact":
         raise InputError("--compress is for --estimator exact only.")
+    if args.max_passes is not None and args.estimator == "exact":
+        raise InputError("--max-passes does not go with --estimator exact, which takes a row for "
+                         "every voxel; with --state it can be interrupted and continued.")
     if args.tolerance >= 1:
         raise InputError(f"--tolerance {args.tolerance:g} must lie below 1, e.g. 0.05.")
     sampled = args.estimator not in ("auto", "analytic", "exact")  # which may need no passes

@@ -42,6 +42,9 @@ def destination(args: argparse.Namespace, kind: str = "") -> Path:
     read = inputs(args)
     out = checked(args.out or default(args.scan, method, args.slice, kind), read)
     if getattr(args, "state", None) is not None:
+        if args.state.resolve() in [made.resolve() for made in _made(out)]:
+            raise InputError(f"--state {args.state} is the name of the result, which would replace "
+                             "it; choose another name for one of them.")
         writable(args.state, [*read, out], "--state")
     return out
 

@@ -57,6 +57,8 @@ def run(args: argparse.Namespace) -> None:
     if args.level >= 1:
         raise InputError(f"--level {args.level:g} must lie below 1, e.g. 0.95.")
     out = output.destination(args, "posterior")
+    if args.keep and out.suffix not in (".h5", ".hdf5", ".npz"):
+        raise InputError(f"--keep: {out} has no room for samples; write .h5 or .npz.")
     recon = load_method(args)
     scan = load_scan(args)
     from snrecon.uncertainty import posterior

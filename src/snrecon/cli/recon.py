@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> None:
 
     from snrecon.io import save_image
     from snrecon.io.staging import made_folder
+    from snrecon.recon.option_types import seed_number
 
     out = output.destination(args, "image")
     recon = load_method(args)
@@ -57,8 +58,8 @@ def run(args: argparse.Namespace) -> None:
     started = time.time()
     folder = made_folder(args.intermediate) if args.intermediate else nullcontext()
     with folder, Progress(args.method) as progress:
-        recon.watch(_watcher(progress, args.intermediate))
-        generator = torch.Generator().manual_seed(args.seed)
+        recon.watch(_watcher(progress, args.intermediate, scan.slices))
+        generator = torch.Generator().manual_seed(seed_number(args.seed))
         image, units, details = recon.reconstruct(scan, generator)
     save_image(image, out, scan=scan, method=args.method, units=units, metadata=details)
     shape = "x".join(map(str, image.shape))
@@ -67,16 +68,23 @@ def run(args: argparse.Namespace) -> None:
         print(f"wrote {path}")
 
 
-def _watcher(progress: Progress, folder: Path | None) -> Callable[[int, int, Tensor], None]:
-    """Shows every step, and keeps some of the images."""
+def _watcher(
+    progress: Progress, folder: Path | None, slices: int
+) -> Callable[[int, int, Tensor], None]:
+    """Shows every step, and keeps some of the images, of several slices by their numbers."""
+    before, number = -1, 0
 
     def tell(step: int, steps: int, image: Tensor) -> None:
+        nonlocal before, number
+        number += step <= before  # the next slice begins
+        before = step
+        part = f"slice_{number:03d}_" if slices > 1 else ""
         progress(step, steps, "")
         if folder is not None and (step == steps or step % max(1, steps // PICTURES) == 0):
             from matplotlib.image import imsave
 
             shown = image.detach().abs().cpu()
             shown = shown.reshape(-1, *shown.shape[-2:])[0]
-            imsave(folder / f"step_{step:05d}.png", shown.numpy(), cmap="gray", vmin=0)
+            imsave(folder / f"{part}step_{step:05d}.png", shown.numpy(), cmap="gray", vmin=0)
 
     return tell

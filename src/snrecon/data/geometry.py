@@ -37,6 +37,12 @@ class Geometry:
         if not np.allclose(axes @ axes.T, np.eye(3), atol=1e-3):
             raise InputError("the readout, phase and slice directions are not orthonormal.")
 
+    @property
+    def placed(self) -> bool:
+        """Whether more than the voxel sizes is known: axes along those of the scanner around its
+        very centre are what is assumed where a file says nothing."""
+        return self != Geometry(self.voxel_size)
+
     def affine(self, shape: tuple[int, ...], layout: str = "grid") -> np.ndarray:
         """NIfTI affine for an array stored as ``(x, y, z) = (readout, phase, slice)``.
 

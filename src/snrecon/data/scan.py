@@ -134,8 +134,15 @@ class Scan:
                     f"readout has {self.grid[-1]} points."
                 )
             object.__setattr__(self, "noise", self.noise.to(k))
-        if self.repetitions is not None and self.repetitions.shape[1:] != k.shape:
-            raise InputError(f"{self.source}: the repetitions do not fit the k-space.")
+        if self.repetitions is not None:
+            if self.repetitions.shape[1:] != k.shape:
+                raise InputError(f"{self.source}: the repetitions do not fit the k-space.")
+            repeated = self.repetitions.to(k)
+            if not bool(torch.isfinite(torch.view_as_real(repeated.resolve_conj())).all()):
+                raise InputError(f"{self.source}: the repetitions contain NaN or infinite values.")
+            if bool((repeated * ~sampled != 0).any()):
+                repeated = repeated * sampled
+            object.__setattr__(self, "repetitions", repeated)
 
     @property
     def grid(self) -> tuple[int, ...]:

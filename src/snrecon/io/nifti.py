@@ -40,6 +40,7 @@ def write_nifti(record: Record, base: Path, ending: str, staging: Staging) -> No
         raise MissingExtraError("Writing NIfTI", "nifti") from error
     shape = record.arrays["image"].shape
     known = record.geometry is not None
+    placed = record.geometry is not None and record.geometry.placed
     affine = record.geometry.affine(shape, record.layout) if record.geometry else np.eye(4)
     for name, array in record.arrays.items():
         description = record.descriptions.get(name, _DESCRIPTIONS.get(name))
@@ -49,8 +50,8 @@ def write_nifti(record: Record, base: Path, ending: str, staging: Staging) -> No
         volume = values.astype(np.float32).transpose(tuple(range(values.ndim))[::-1])
         image = nibabel.Nifti1Image(volume, affine)
         # Code 1: scanner coordinates. Code 2: some coordinates, where the scan says nothing.
-        image.set_sform(affine, code=1 if known else 2)
-        image.set_qform(affine, code=1 if known else 2)
+        image.set_sform(affine, code=1 if placed else 2)
+        image.set_qform(affine, code=1 if placed else 2)
         image.header.set_xyzt_units("mm")
         image.header["descrip"] = f"{name} [{record.units[name]}]".encode()[:79]
         nibabel.save(image, staging.path(base.with_name(f"{base.name}_{name}{ending}")))
@@ -60,6 +61,8 @@ def write_nifti(record: Record, base: Path, ending: str, staging: Staging) -> No
             "unit": record.units[name],
             "axes": "x = readout, y = phase encoding, z = slice or second phase encoding",
             "affine": "RAS, millimetres, from the scan's geometry"
+            if placed
+            else "voxel sizes only: the scan does not say where in the scanner they are"
             if known
             else "identity: the scan states no geometry, so voxels of 1 mm are assumed",
             **sidecar_attributes(record),

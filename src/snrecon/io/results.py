@@ -44,8 +44,11 @@ def write_npz(record: Record, path: Path) -> None:
     entries: dict[str, Any] = dict(record.arrays)
     for name, value in record.attributes.items():
         entries[name] = np.array(list(value), dtype=np.str_) if isinstance(value, tuple) else value
+    entries = {name: np.asarray(value) for name, value in entries.items()}
+    if any(value.dtype.hasobject for value in entries.values()):
+        raise TypeError("a result of objects would be pickled")
     with path.open("wb") as stream:
-        np.savez_compressed(stream, allow_pickle=False, **entries)
+        np.savez_compressed(stream, **entries)
 
 
 def load_result(path: str | Path) -> NoiseMap:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,7 @@ def write_record(record: Record, path: Path, ending: str) -> None:
         MissingExtraError: for NIfTI without nibabel.
     """
     base = path.with_name(path.name[: -len(ending)])
+    earlier = _earlier(base, ending)
     with staged() as staging:
         if ending in (".h5", ".hdf5"):
             write_hdf5(record, staging.path(path))
@@ -118,6 +120,36 @@ def write_record(record: Record, path: Path, ending: str) -> None:
             _write_cfl(record, base, staging)
         else:
             write_nifti(record, base, ending, staging)
+    for old in earlier - {final for _, final in staging.pairs}:
+        old.unlink(missing_ok=True)
+
+
+def _earlier(base: Path, ending: str) -> set[Path]:
+    """The files of an earlier result of this name: what the new one has no counterpart of must not
+    stay beside it, for image and maps are one."""
+    if ending not in (".cfl", ".nii", ".nii.gz"):
+        return set()
+    found: set[Path] = set()
+    if ending == ".cfl":
+        units = _facts(base.with_name(f"{base.name}.json")).get("unit")
+        for name in units if isinstance(units, dict) else ():
+            target = base if name == "image" else base.with_name(f"{base.name}_{name}")
+            found |= set(cfl.parts(target))
+        return found
+    for sidecar in base.parent.glob(f"{escape(base.name)}_*.json"):
+        name = sidecar.stem.removeprefix(f"{base.name}_")
+        if _facts(sidecar).get("quantity") == name:
+            found |= {sidecar, base.with_name(f"{base.name}_{name}{ending}")}
+    return found
+
+
+def _facts(sidecar: Path) -> dict[str, Any]:
+    """What a sidecar says; nothing if it is none of ours."""
+    try:
+        found = json.loads(sidecar.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _write_cfl(record: Record, base: Path, staging: Staging) -> None:

@@ -142,7 +142,9 @@ def _difference(problem: Problem, noise: Tensor, smaller: float = 1.0) -> Tensor
     f = problem.bound.function
     # Small enough for curvature to vanish, large enough for rounding: sqrt of the unit roundoff
     # relative to the data, but never more than the noise itself.
-    eps = torch.finfo(kspace.real.dtype).eps
+    # Double precision of the data says nothing of what f computes in; its image says a little.
+    image_dtype = problem.image.real.dtype if problem.image.is_complex() else problem.image.dtype
+    eps = max(torch.finfo(kspace.real.dtype).eps, torch.finfo(image_dtype).eps)
     ratio = float(torch.linalg.vector_norm(kspace) / torch.linalg.vector_norm(noise))
     step = min(max(eps**0.5 * ratio, 1e-3), LONGEST)
     if _coarse(problem.image) is not None:

@@ -39,7 +39,7 @@ def dither(result: NoiseMap, fraction: float, seed: int = 0) -> NoiseMap:
     if result.dithered is not None:
         raise InputError("this result is dithered already; start from the one that is not.")
     image, sigma = result.image, result.sigma
-    generator = torch.Generator().manual_seed(1_000_003 * seed + 17)
+    generator = torch.Generator().manual_seed((1_000_003 * seed + 17) % 2**63)
     white = torch.randn(2, *image.shape, generator=generator, dtype=torch.float64)
     along, across, both = _covariance(result)
     # Lower root of the 2x2 covariance in every voxel.

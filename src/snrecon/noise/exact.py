@@ -84,7 +84,7 @@ def exact(
     groups = singles if combs is None else combs.groups(wanted & ~silent)
     signs = torch.randint(0, 2, (image.numel(),), generator=probe_generator(0, 0, STREAM)) * 2 - 1
     cotangent = problem.direction.flatten() * (1 if combs is None else signs.to(image.device))
-    identity = _identity(wanted & ~silent, compress)
+    identity = _identity(wanted & ~silent, compress, None if combs is None else combs.spacing)
     covariance, resumed = _stored(problem, identity, state_file)
     seconds, timed = 0.0, 0
     start, kept, saved = resumed, resumed, time.monotonic()
@@ -233,9 +233,10 @@ def _products(first: Tensor, second: Tensor) -> Tensor:
     return (first.conj() * second).flatten(1).real.double().sum(1, keepdim=True)
 
 
-def _identity(wanted: Tensor, compress: float | None) -> str:
-    """Tells states of different choices of rows apart."""
-    choice = "" if compress is None else repr(compress)
+def _identity(wanted: Tensor, compress: float | None, spacing: int | None) -> str:
+    """Tells states of different choices of rows apart. The spacing is measured anew every time:
+    another machine may find another, and then has other combs."""
+    choice = "" if compress is None else f"{compress!r} {spacing}"
     return hashlib.sha256(wanted.cpu().numpy().tobytes() + choice.encode()).hexdigest()
 
 

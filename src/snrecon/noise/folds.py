@@ -138,7 +138,9 @@ class FoldMoments(Accumulated):
         known = {"counts": self.counts, "power": self.power, "left_out": self.left_out,
                  "predicted": self.predicted,
                  "adaptive": torch.ones(1, dtype=torch.bool) if self.adaptive else None}
-        regions = {f"{REGION}{name}": region for name, region in self.regions.items()}
+        # A slash would make a folder in the file.
+        regions = {f"{REGION}{name.replace('%', '%25').replace('/', '%2F')}": region
+                   for name, region in self.regions.items()}
         return self.sums | regions | {k: part for k, part in known.items() if part is not None}
 
     @classmethod
@@ -147,8 +149,8 @@ class FoldMoments(Accumulated):
         power = arrays.get("power")
         names = PLAIN if power is None else WITH_SURROGATE
         sums = {name: arrays[name] for name in names}
-        regions = {name.removeprefix(REGION): array for name, array in arrays.items()
-                   if name.startswith(REGION)}
+        regions = {name.removeprefix(REGION).replace("%2F", "/").replace("%25", "%"): array
+                   for name, array in arrays.items() if name.startswith(REGION)}
         return FoldMoments(arrays["counts"], sums, power, arrays.get("left_out"),
                            arrays.get("predicted"), regions, "adaptive" in arrays)
 

@@ -25,11 +25,15 @@ may amplify the rounding of sums that are not always taken in the same order."""
 
 def undisturbed(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """``f`` on a copy of its k-space, so that what it changes in place is nobody else's, with its
-    image in single precision where it is in half: squares of it would overflow."""
+    image in memory of its own, which the next call may not write to, and in single precision where
+    it is in half: squares of it would overflow."""
 
     def function(kspace: Tensor) -> Tensor:
         image = f(kspace.clone())
-        wide = WIDE.get(image.dtype) if isinstance(image, Tensor) else None
+        if not isinstance(image, Tensor):
+            return image  # said to be wrong where its noise is mapped
+        image = image.resolve_conj().resolve_neg().clone()
+        wide = WIDE.get(image.dtype)
         return image if wide is None else image.to(wide)
 
     return function

@@ -105,6 +105,9 @@ class Problem:
         x = self.linearization.value
         if not isinstance(x, Tensor):
             raise InputError(f"the reconstruction returned {type(x).__name__}, not a tensor.")
+        if not (x.is_floating_point() or x.is_complex()):
+            raise InputError(f"the reconstruction returned whole numbers ({x.dtype}), in which "
+                             "noise drowns; let it return the image before it is rounded.")
         if not bool(torch.isfinite(torch.view_as_real(x) if x.is_complex() else x).all()):
             raise InputError(f"{self.scan.source}: the reconstruction has NaN or infinite voxels.")
         coils, *grid = self.scan.kspace.shape

@@ -57,7 +57,7 @@ def rician_sigma(image: Tensor | NoiseMap, sigma: Tensor | None = None) -> Tenso
         sigma: First-order sigma, same shape; not with a result.
 
     Raises:
-        InputError: if the result is a root sum of squares.
+        InputError: if the result is a root sum of squares, or its image is real or of one phase.
         TypeError: if sigma is given with a result, or missing with an image.
     """
     if isinstance(image, NoiseMap):
@@ -68,12 +68,28 @@ def rician_sigma(image: Tensor | NoiseMap, sigma: Tensor | None = None) -> Tenso
                 f"the Rician correction is for the magnitude of one image, but {image.method} is a "
                 "root sum of squares over coils, whose noise is not Rician."
             )
+        if not _circular(image):
+            raise InputError(
+                "the Rician correction is for the magnitude of a complex image, but the noise of "
+                f"{image.method} has no part across the image's phase."
+            )
         sigma = image.sigma
         image = image.image
     if sigma is None:
         raise TypeError("an image needs its sigma.")
     power = image.abs() ** 2 - 2 * sigma**2
     return rician_mean_sd(power.clamp_min(0).sqrt(), sigma)[1]
+
+
+def _circular(result: NoiseMap) -> bool:
+    """Whether there is noise across the image's phase: none in real images, nor where the phase was
+    taken from elsewhere, as in partial Fourier reconstruction."""
+    if not result.image.is_complex():
+        return False
+    if result.covariance is None:
+        return True
+    along, across, _ = result.covariance
+    return not float(across.sum()) < 1e-6 * float(along.sum())
 
 
 def _root_sum_of_squares(result: NoiseMap) -> bool:

@@ -19,7 +19,7 @@ from snrecon.noise.accumulated import Accumulated
 from snrecon.noise.memory import CPU_CAP, chunk_size, peak_bytes
 from snrecon.noise.moments import Moments
 from snrecon.noise.problem import Problem, Progress
-from snrecon.noise.state import State, load_states, same_image, save_states
+from snrecon.noise.state import State, load_states, noise_scale, same_image, save_states
 
 BLOCK = 16
 """The tolerance is looked at every 16 samples, whatever the chunk, so that the number of samples
@@ -136,6 +136,8 @@ def run(
         error, total = rule.error(state), max_passes
         while done < limit and not _finished(rule, state, tolerance, error):
             indices = _next(done, limit, chunk)
+            if tolerance > 0:
+                indices = _until_decided(rule, state.moments.samples, indices)
             dx, chunk = _draw(sampler, indices, chunk, problem)
             done = indices.stop
             # One assignment: an interrupt finds the state before this chunk, or after it.
@@ -202,6 +204,12 @@ def _start(
             raise InputError(
                 f"{state_file.path}: the state is of another {what}; choose another --state file."
             )
+    if noise_scale(stored.header) != noise_scale(header):
+        raise InputError(
+            f"{state_file.path}: the state is of replicas with noise_scale = "
+            f"{noise_scale(stored.header):g}, not {noise_scale(header):g}; choose another --state "
+            "file."
+        )
     if not same_image(problem.image, stored.image):
         raise InputError(
             f"{state_file.path}: the state is of another reconstruction of this scan; choose "
@@ -221,6 +229,15 @@ def _next(start: int, limit: int, chunk: int | None) -> range:
     """The next samples, never across a multiple of BLOCK; one until a chunk size is known."""
     block_end = (start // BLOCK + 1) * BLOCK
     return range(start, min(start + (chunk or 1), block_end, limit))
+
+
+def _until_decided(rule: Rule, samples: int, indices: range) -> range:
+    """No more of the next samples than the rule wants before it looks: when a run ends must not
+    depend on how many fit in memory."""
+    for count in range(1, len(indices)):
+        if rule.decides(samples + count):
+            return indices[:count]
+    return indices
 
 
 def _draw(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,10 @@ class State:
         for key, what in (("fingerprint", "scan or method"), ("estimator", "estimator")):
             if self.header[key] != other.header[key]:
                 raise InputError(f"the states cannot be merged: they are of a different {what}.")
+        if noise_scale(self.header) != noise_scale(other.header):
+            scales = f"{noise_scale(self.header):g} and {noise_scale(other.header):g}"
+            raise InputError(
+                f"the states cannot be merged: their replicas are of noise scaled by {scales}.")
         if not same_image(self.image, other.image):
             raise InputError("the states cannot be merged: their images differ.")
         if self.header["estimator"] == "exact":
@@ -77,6 +82,11 @@ class State:
             header=self.header,
             details=details,
         )
+
+
+def noise_scale(header: Mapping[str, Any]) -> float:
+    """By how much the noise of a state's replicas was scaled."""
+    return float(header["details"].get("noise_scale", 1.0))
 
 
 def same_image(first: Tensor, second: Tensor) -> bool:

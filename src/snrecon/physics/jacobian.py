@@ -92,7 +92,7 @@ class Linearization:
                     if _final(error):
                         raise
                     reasons.append(name)
-                    last = str(error).splitlines()[0] if str(error) else repr(error)
+                    last = first_line(error)
                     continue
                 if name == "linearize" and not self._trusted(product, result, tangents):
                     reasons.append(name)
@@ -152,7 +152,7 @@ class Linearization:
             if _final(error):
                 raise
             raise NotDifferentiableError(
-                f"the reconstruction has no reverse mode ({str(error).splitlines()[0]})"
+                f"the reconstruction has no reverse mode ({first_line(error)})"
             ) from error
 
     def _strategies(self) -> list[tuple[str, Callable[[], Function]]]:
@@ -195,3 +195,8 @@ def _final(error: Exception) -> bool:
     """No other way will do: memory ran out, or the function tried all ways by itself."""
     short = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
     return short or isinstance(error, NotDifferentiableError)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first; its name if it says nothing."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else repr(error)

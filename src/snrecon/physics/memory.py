@@ -65,11 +65,20 @@ def held_bytes(run: Callable[[], Result]) -> tuple[Result, int]:
     return result, meter.live
 
 
+def _cached(statistics: Path) -> int:
+    """Bytes of files that a container holds in memory, and lets go when it is needed."""
+    for line in statistics.read_text().splitlines():
+        if line.startswith("inactive_file "):
+            return int(line.split()[1])
+    return 0
+
+
 def available_bytes(device: torch.device) -> int:
     """Memory that may be taken on ``device``: free GPU memory, or what the system (and its
     container) has left."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept  # what torch holds for later use
     amounts = []
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
@@ -78,7 +87,7 @@ def available_bytes(device: torch.device) -> int:
         limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
         used = int(Path("/sys/fs/cgroup/memory.current").read_text())
         if limit != "max":
-            amounts.append(max(int(limit) - used, 0))
+            amounts.append(max(int(limit) - used + _cached(Path("/sys/fs/cgroup/memory.stat")), 0))
     except (OSError, ValueError, IndexError):
         pass
     return min(amounts) if amounts else 2**31

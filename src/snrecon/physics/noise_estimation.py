@@ -61,7 +61,7 @@ def covariance_from_noise_scan(
             f"the noise scan must be a complex array (coil, samples), not {noise.dtype} of shape "
             f"{tuple(noise.shape)}."
         )
-    samples = noise.flatten(1)
+    samples = noise.resolve_conj().flatten(1)
     coils, count = samples.shape
     if count < coils:
         raise InputError(

@@ -64,7 +64,7 @@ class DecoderData:
                 mask=model.mask.clone(),
             )
             power = model.maps.abs().square().sum(dim=0).sqrt()
-            inverse = torch.where(model.support, 1 / power, torch.zeros_like(power))
+            inverse = torch.where(power > 0, 1 / power, torch.zeros_like(power))
             unwhitening = torch.linalg.inv(model.whitening.to(torch.complex128)).to(scan.kspace)
             normalised = model.maps * inverse
         return DecoderData(model, normalised, inverse, unwhitening, decode, combine, consistent)
@@ -89,7 +89,9 @@ class DecoderData:
         kspace = self.consistent(decoded, measured)
         if self.combine == "rss":
             everywhere = torch.ones_like(self.model.mask)
-            raw = torch.einsum("ab,...byx->...ayx", self.unwhitening, kspace)
+            # Fitted in double precision, whatever the precision of the data.
+            matrix = self.unwhitening.to(kspace.dtype)
+            raw = torch.einsum("ab,...byx->...ayx", matrix, kspace)
             return root_sum_of_squares(raw, everywhere)
         coils = self.normalised.conj() * ifft(kspace, AXES)
         return coils.sum(dim=-3) * self.inverse

@@ -21,7 +21,7 @@ from snrecon.recon.draws import NormalDraws
 from snrecon.recon.image_scale import bright
 from snrecon.recon.langevin_schedule import Schedule
 from snrecon.recon.option_types import number, whole_number
-from snrecon.recon.score import linearized
+from snrecon.recon.score import linearized, transformed
 from snrecon.recon.score_prior import Prior, join, named_score, split
 from snrecon.recon.snr_units import SnrUnits
 
@@ -143,7 +143,8 @@ class Langevin(Reconstructor):
         seed = seed_of(generator)
 
         def function(kspace: Tensor) -> Tensor:
-            return chain.run(kspace, [seed], self._progress).squeeze(-3)
+            shown = kspace.ndim == 3 and not transformed(kspace)
+            return chain.run(kspace, [seed], self._progress if shown else None).squeeze(-3)
 
         def silent(kspace: Tensor) -> Tensor:
             return chain.run(kspace, [seed], None).squeeze(-3)

@@ -158,7 +158,8 @@ class Latent(Reconstructor):
                 details = {"distance_from_optimum": optimum.distance}
                 made, image = Fitter(fit, optimum), optimum.image.to(white.dtype)
             else:
-                frozen.append("number of steps")
+                # The start's size and phase are fitted to the data, which choose it as well.
+                frozen += ["start of the fit", "number of steps"]
                 image = latent(best[None])[0]
             mu = self._weight(model, image, white)
         descent = (search, start[found.best], steps)
@@ -203,6 +204,9 @@ class Latent(Reconstructor):
             at_once=8,
             details={
                 "weights": self.weights,
+                "options": {"lamda": self.lamda, "restarts": self.restarts,
+                            "iterations": self.iterations, "stop": self.stop,
+                            "refine": self.refine},
                 "seed": seed,
                 "stop": self.stop,
                 "steps": steps,

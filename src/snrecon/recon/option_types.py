@@ -29,7 +29,8 @@ def check_types(name: str, method: type, options: Mapping[str, Any]) -> None:
         if key not in hints or not isinstance(value, bool | int | float | str):
             continue
         kinds = list(dict.fromkeys(_scalars(hints[key])))
-        given = type(value)
+        # numpy's double is a float, and its text is a text.
+        given = next(kind for kind in (bool, int, float, str) if isinstance(value, kind))
         if Any in kinds or given in kinds or (given is int and float in kinds):
             continue
         wanted = " or ".join(WORDS[kind] for kind in WORDS if kind in kinds)

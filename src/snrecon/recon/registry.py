@@ -66,6 +66,8 @@ def load(
             raise InputError(f"{base} has no variants: write {base!r} instead of {name!r}.")
         if not variant:
             raise InputError(f"{name!r} names no variant after the colon: leave the colon out.")
+        if setting in options:
+            raise InputError(f"{name!r} sets {setting} already: leave out the colon, or {setting}.")
         options[setting] = variant
     if lamda is not None:
         if base not in _WITH_LAMBDA:

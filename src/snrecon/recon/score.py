@@ -151,7 +151,7 @@ class Score(Reconstructor):
             return samples(kspace, [seed], None).squeeze(-3)
 
         def function(kspace: Tensor) -> Tensor:
-            shown = kspace.ndim == 3 and not _transformed(kspace)
+            shown = kspace.ndim == 3 and not transformed(kspace)
             return samples(kspace, [seed], self._single if shown else None).squeeze(-3)
 
         def sample(kspace: Tensor, seeds: Sequence[int]) -> Tensor:
@@ -236,6 +236,6 @@ def linearized(
         return function(kspace), product
 
 
-def _transformed(kspace: Tensor) -> bool:
+def transformed(kspace: Tensor) -> bool:
     """Within a transform of torch.func, whose values nobody could draw."""
     return bool(torch._C._functorch.is_functorch_wrapped_tensor(kspace))

@@ -16,6 +16,8 @@ from snrecon.recon.snr_units import SnrUnits
 from snrecon.recon.zero_filled import ZeroFilled
 
 AXES = grid_axes(2)
+NO_PHASE = ("score cannot start from {}, whose image has lost the coils' phase; start from "
+            "zero_filled, sense, tv, varnet or another method with coil maps.")
 
 
 def named_start(start: str | Reconstructor | None) -> Reconstructor | None:
@@ -61,7 +63,7 @@ def coil_start(recon: Reconstructor, scan: Scan) -> Start:
     bound, maps = _bound(recon, scan)
     if scan.noise is not None:
         maps = scan.noise.unwhiten(maps)
-    return Start(bound, lambda kspace: maps * bound(kspace).unsqueeze(-3))
+    return Start(bound, lambda kspace: maps * _complex(bound, kspace).unsqueeze(-3))
 
 
 def image_start(recon: Reconstructor, scan: Scan, units: SnrUnits) -> Start:
@@ -73,7 +75,15 @@ def image_start(recon: Reconstructor, scan: Scan, units: SnrUnits) -> Start:
     bound, maps = _bound(recon, scan)
     # Matched filter of the image's own coil images: methods differ in how they normalise.
     weight = (units.normalised.conj() * maps).sum(dim=0)
-    return Start(bound, lambda kspace: weight * bound(kspace))
+    return Start(bound, lambda kspace: weight * _complex(bound, kspace))
+
+
+def _complex(bound: Bound, kspace: Tensor) -> Tensor:
+    """The method's image, if it has a phase."""
+    image = bound(kspace)
+    if not image.is_complex():
+        raise InputError(NO_PHASE.format(bound.method))
+    return image
 
 
 def _bound(recon: Reconstructor, scan: Scan) -> tuple[Bound, Tensor]:
@@ -85,8 +95,5 @@ def _bound(recon: Reconstructor, scan: Scan) -> tuple[Bound, Tensor]:
             "sense, tv, varnet or another method without draws."
         )
     if bound.maps is None:
-        raise InputError(
-            f"score cannot start from {bound.method}, whose image has lost the coils' phase; start "
-            "from zero_filled, sense, tv, varnet or another method with coil maps."
-        )
+        raise InputError(NO_PHASE.format(bound.method))
     return bound, bound.maps

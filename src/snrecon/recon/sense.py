@@ -76,6 +76,8 @@ class Sense(Reconstructor):
             raise InputError(f"the solver of sense is one of {', '.join(SOLVERS)}, not {solver!r}.")
         if iterations < 1:
             raise InputError(f"sense needs at least one iteration, not {iterations}.")
+        if tolerance is not None and not 0 < tolerance < 1:
+            raise InputError(f"the tolerance of sense must lie between 0 and 1, not {tolerance}.")
         self.lamda: Lambda = "sure" if lamda == "sure" else float(lamda)
         self.solver = solver
         self.iterations, self.tolerance = iterations, tolerance

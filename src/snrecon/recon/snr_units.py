@@ -48,7 +48,8 @@ class SnrUnits:
         scan.require_noise()
         model = forward_model(scan)
         power = model.maps.abs().square().sum(dim=0).sqrt()
-        inverse = torch.where(model.support, 1 / power, torch.zeros_like(power))
+        # The power of maps that are next to nothing may be nothing.
+        inverse = torch.where(power > 0, 1 / power, torch.zeros_like(power))
         normalised = model.maps * inverse
         adjoint = folding(normalised, model.whitening, model.mask)
         return SnrUnits(model, normalised, inverse, model.support, adjoint)

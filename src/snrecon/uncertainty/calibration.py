@@ -73,7 +73,7 @@ class Estimate:
                 continue
             if not isinstance(array, Tensor | np.ndarray):
                 raise InputError(f"{name} must be an array, not {type(array).__name__}.")
-            array = torch.as_tensor(array)
+            array = torch.as_tensor(array).resolve_conj()
             object.__setattr__(self, name, array)
             shape = array.shape if shape is None else shape
             if array.is_complex() and name not in ("reference", "image"):

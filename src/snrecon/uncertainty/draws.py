@@ -21,7 +21,7 @@ from snrecon.noise.problem import (
     probe_generator,
 )
 from snrecon.noise.sampling import StateFile
-from snrecon.physics.jacobian import Linearization, NotDifferentiableError
+from snrecon.physics.jacobian import Linearization, NotDifferentiableError, first_line
 from snrecon.recon.base import Bound
 
 STREAM = 21
@@ -81,7 +81,7 @@ class Draws(Problem):
                 pair = torch.func.jvp(bound.function, (kspace,), (tangent,))
             except (RuntimeError, NotImplementedError, TypeError) as error:
                 raise NotDifferentiableError(
-                    f"the reconstruction has no forward derivative ({str(error).splitlines()[0]})"
+                    f"the reconstruction has no forward derivative ({first_line(error)})"
                 ) from error
         return pair[0], pair[1]
 
@@ -125,6 +125,8 @@ def state_of(path: str | Path | None, seed: int) -> StateFile | None:
     """
     found = StateFile.at(path)
     stored = None if found is None else found.stored()
+    if stored is not None and not stored.seeds:
+        raise InputError(f"{path}: this is the state of exact rows; choose another state file.")
     if stored is not None and seed not in stored.seeds:
         raise InputError(
             f"{path}: the state was drawn with seed {min(stored.seeds)}, not {seed}; use that seed "
