@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import pytest
 import torch
 from benchmarks.small_problems import irregular_mask, regular_mask, small_scan
@@ -251,3 +252,38 @@ def test_replicas_of_different_noise_scales_are_not_mixed(scan: Scan, tmp_path: 
     with pytest.raises(InputError, match=r"noise scaled by 0\.1 and 1"):
         merge([small, full])
     run(scan, 8, "replicas", state=small, noise_scale=0.1, seed=1)
+
+
+def test_slices_keep_their_states_in_one_file(scan: Scan, tmp_path: Path) -> None:
+    stack = Scan(torch.stack([scan.kspace, 2 * scan.kspace, 3 * scan.kspace]),
+                 mask=scan.mask, maps=torch.stack([scan.maps] * 3), noise=scan.noise,
+                 layout="stack")
+    one, two, part = (tmp_path / f"{name}.h5" for name in ("one", "two", "part"))
+    whole = run(stack, 8, state=one, seed=1)
+    assert sorted(load_states(one)) == [0, 1, 2]
+    assert list(load_states(one, only=1)) == [1]
+    assert not load_states(one, only=7)
+    run(stack, 8, state=two, seed=2)
+    merged = merge([one, two])
+    assert merged.sigma.shape == whole.sigma.shape
+    assert merged.layout == "stack"
+
+    class Enough(Exception):
+        pass
+
+    def stop(done: int, total: int | None, message: str) -> None:
+        if "slice 3" in message or "3/3" in message or "3 of 3" in message:
+            raise Enough
+
+    with pytest.raises(Enough):
+        run(stack, 8, state=part, seed=3, progress=stop)
+    run(stack, 8, state=part, seed=3)  # goes on
+    assert {k: s.moments.samples for k, s in load_states(part).items()} == {0: 8, 1: 8, 2: 8}
+    with h5py.File(part, "r+") as file:
+        del file["slice_2"]
+    with pytest.warns(SnreconWarning, match="2 of 3 slices"):
+        assert merge([part]).sigma.shape[0] == 2
+    single = Scan(scan.kspace[None], mask=scan.mask, maps=scan.maps[None], noise=scan.noise,
+                  layout="stack")
+    alone = run(single, 8, state=tmp_path / "single.h5", seed=1)
+    assert merge([tmp_path / "single.h5"]).sigma.shape == alone.sigma.shape == (1, *scan.grid)

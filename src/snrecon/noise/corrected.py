@@ -115,7 +115,7 @@ def corrected_map(
         beside = None
         if state_file is not None:
             name = state_file.path.with_name(state_file.path.name + ".first")
-            beside = StateFile.at(name, state_file.index)
+            beside = StateFile.at(name, state_file.index, state_file.stack)
         limit = None
         if max_passes is not None:
             part = AT_MOST if tolerance > 0 else 2 * AT_MOST

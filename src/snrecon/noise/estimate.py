@@ -26,7 +26,7 @@ from snrecon.noise.problem import Problem, Progress, Reconstruction
 from snrecon.noise.replicas import replicas
 from snrecon.noise.sampling import StateFile
 from snrecon.noise.sketch import sketch
-from snrecon.noise.state import State
+from snrecon.noise.state import Stack, State
 from snrecon.physics.jacobian import NotDifferentiableError
 from snrecon.physics.memory import available_bytes
 from snrecon.recon.option_types import number, seed_number, whole_number
@@ -141,7 +141,7 @@ def noise_map(
                 problem,
                 estimator,
                 options | {"progress": report},
-                StateFile.at(state, index),
+                StateFile.at(state, index, Stack(scan.slices, scan.layout)),
                 _voxels(voxels, scan, index),
                 noise_scale,
                 compress,

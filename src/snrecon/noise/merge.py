@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from snrecon.data import NoiseMap
-from snrecon.errors import InputError
+from snrecon.errors import InputError, SnreconWarning
 from snrecon.noise.estimate import stacked
-from snrecon.noise.state import load_states
+from snrecon.noise.state import load_states, stack_of
 
 
 def merge(paths: Sequence[str | Path]) -> NoiseMap:
@@ -38,4 +39,9 @@ def merge(paths: Sequence[str | Path]) -> NoiseMap:
     if any(state.header["estimator"] == "exact" for state in merged.values()):
         raise InputError(f"{paths[0]}: this is a state of exact rows; run it to its end instead.")
     results = [merged[index].result() for index in sorted(merged)]
-    return results[0] if len(results) == 1 else stacked(results)
+    stack = stack_of(Path(paths[0]))
+    if stack is not None and len(results) < stack.slices:
+        warnings.warn(f"{paths[0]}: the state has {len(results)} of {stack.slices} slices; run it "
+                      "on to get the others.", SnreconWarning, stacklevel=2)
+    whole = len(results) == 1 and (stack is None or stack.layout == "grid")
+    return results[0] if whole else stacked(results)

@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,13 +19,23 @@ from snrecon.noise.accumulated import Accumulated
 from snrecon.noise.memory import CPU_CAP, chunk_size, peak_bytes
 from snrecon.noise.moments import Moments
 from snrecon.noise.problem import Problem, Progress
-from snrecon.noise.state import State, load_states, noise_scale, same_image, save_states
+from snrecon.noise.state import (
+    ONE,
+    Stack,
+    State,
+    load_states,
+    noise_scale,
+    same_image,
+    save_states,
+)
 
 BLOCK = 16
 """The tolerance is looked at every 16 samples, whatever the chunk, so that the number of samples
 does not depend on the memory at hand."""
 SAVE_EVERY = 10.0
-"""Seconds between two writes of the state file."""
+"""Seconds between two writes of the state file, or ..."""
+SAVE_SHARE = 0.05
+"""... the time in which writing takes this share, if that is longer: the file of a large stack."""
 UNLIMITED = 10**9
 
 Sampler = Callable[[range], Tensor]
@@ -78,30 +88,32 @@ class Rule:
 
 @dataclass
 class StateFile:
-    """Where one slice's state lives; the other slices' states travel along."""
+    """Where one slice's state lives, beside those of the other slices."""
 
     path: Path
     index: int = 0
-    others: dict[int, State] = field(default_factory=dict)
+    stack: Stack = ONE
+    state: State | None = None
 
     @staticmethod
-    def at(path: str | Path | None, index: int = 0) -> StateFile | None:
-        """The state file at ``path`` with what it holds already; None for no path."""
+    def at(path: str | Path | None, index: int = 0, stack: Stack = ONE) -> StateFile | None:
+        """The state file at ``path`` with what it holds of a slice already; None for no path."""
         if path is None:
             return None
         path = Path(path)
         if not path.parent.is_dir():
             raise InputError(f"{path}: the folder of the state file does not exist.")
-        return StateFile(path, index, load_states(path) if path.exists() else {})
+        found = load_states(path, only=index) if path.exists() else {}
+        return StateFile(path, index, stack, found.get(index))
 
     def stored(self) -> State | None:
         """State of this slice, if there is one."""
-        return self.others.get(self.index)
+        return self.state
 
     def write(self, state: State) -> None:
         """Write this slice's state together with the others."""
-        self.others[self.index] = state
-        save_states(self.others, self.path)
+        self.state = state
+        save_states({self.index: state}, self.path, self.stack)
 
 
 def run(
@@ -130,7 +142,7 @@ def run(
     done = state.seeds.get(seed, 0)
     others = state.moments.samples - done
     limit -= others
-    saved = time.monotonic()
+    saved, pause = time.monotonic(), SAVE_EVERY
     unsaved = False
     try:
         error, total = rule.error(state), max_passes
@@ -156,9 +168,11 @@ def run(
             if progress is not None:
                 known = f": error of sigma {error:.1%}" if math.isfinite(error) else ""
                 progress(state.moments.samples, total, f"{estimator}{known}")
-            if state_file is not None and time.monotonic() - saved > SAVE_EVERY:
+            if state_file is not None and time.monotonic() - saved > pause:
+                begun = time.monotonic()
                 state_file.write(state)
                 saved, unsaved = time.monotonic(), False
+                pause = max(SAVE_EVERY, (saved - begun) / SAVE_SHARE)
     finally:
         if state_file is not None and unsaved:
             state_file.write(state)

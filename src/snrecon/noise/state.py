@@ -162,29 +162,34 @@ def _geometry(fields: dict[str, Any] | None) -> Geometry | None:
     return Geometry(**{name: tuple(value) for name, value in fields.items()})
 
 
-def save_states(states: dict[int, State], path: Path) -> None:
-    """Write all slices' states beside ``path``, then rename: an interrupt never tears the file."""
+@dataclass(frozen=True)
+class Stack:
+    """What a state file is of: so many slices, each with a state of its own, or one grid."""
+
+    slices: int = 1
+    layout: str = "grid"
+
+
+ONE = Stack()
+
+
+def save_states(states: Mapping[int, State], path: Path, stack: Stack = ONE) -> None:
+    """Write the states of some slices beside ``path``, then rename: an interrupt never tears the
+    file. Those of other slices that it holds are copied, without being read into memory."""
     import h5py
 
-    temporary = path.with_name(path.name + ".partial")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with h5py.File(temporary, "w") as file:
             file.attrs["snrecon_state"] = VERSION
+            file.attrs["slices"], file.attrs["layout"] = stack.slices, stack.layout
             for index, state in states.items():
-                group = file.create_group(f"slice_{index}")
-                header = {**state.header, "seeds": {str(k): v for k, v in state.seeds.items()}}
-                geometry = header.get("geometry")
-                if isinstance(geometry, Geometry):
-                    header["geometry"] = {k: list(v) for k, v in vars(geometry).items()}
-                group.attrs["header"] = json.dumps(header, default=str)
-                group.attrs["kind"] = state.moments.kind
-                for name, number in state.moments.attributes().items():
-                    group.attrs[name] = number
-                group["image"] = state.image.cpu().numpy()
-                if state.full_sigma is not None:
-                    group["full_sigma"] = state.full_sigma.cpu().numpy()
-                for name, part in state.moments.arrays().items():
-                    group[name] = part.cpu().numpy()
+                _write(state, file.create_group(f"slice_{index}"))
+            if path.exists():
+                with h5py.File(path, "r") as before:
+                    for name in before:
+                        if name not in file:
+                            before.copy(name, file)
         os.replace(temporary, path)
     except OSError as error:
         raise InputError(f"{path}: the state could not be written ({error}).") from error
@@ -192,8 +197,24 @@ def save_states(states: dict[int, State], path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def load_states(path: Path) -> dict[int, State]:
-    """Read a state file.
+def _write(state: State, group: Any) -> None:
+    header = {**state.header, "seeds": {str(k): v for k, v in state.seeds.items()}}
+    geometry = header.get("geometry")
+    if isinstance(geometry, Geometry):
+        header["geometry"] = {k: list(v) for k, v in vars(geometry).items()}
+    group.attrs["header"] = json.dumps(header, default=str)
+    group.attrs["kind"] = state.moments.kind
+    for name, number in state.moments.attributes().items():
+        group.attrs[name] = number
+    group["image"] = state.image.cpu().numpy()
+    if state.full_sigma is not None:
+        group["full_sigma"] = state.full_sigma.cpu().numpy()
+    for name, part in state.moments.arrays().items():
+        group[name] = part.cpu().numpy()
+
+
+def load_states(path: Path, only: int | None = None) -> dict[int, State]:
+    """Read a state file, of all slices or, with ``only``, of one if it is there.
 
     Raises:
         InputError: if it is absent, not a state file, or damaged.
@@ -207,30 +228,41 @@ def load_states(path: Path) -> dict[int, State]:
         with h5py.File(path, "r") as file:
             if file.attrs.get("snrecon_state") != VERSION:
                 raise InputError(f"{path}: this is not a state file of this version of snrecon.")
+            if not len(file):
+                raise InputError(f"{path}: the state file is empty.")
             for name, group in file.items():
-                header = json.loads(group.attrs["header"])
-                seeds = {int(k): int(v) for k, v in header.pop("seeds").items()}
-                arrays = {key: torch.from_numpy(np.asarray(group[key])) for key in group}
-                image = arrays["image"]
-                attributes = dict(group.attrs)
-                kind = KINDS.get(str(attributes.get("kind", Moments.kind)))
-                if kind is None:
-                    raise InputError(f"{path}: this is the state of another command, not of a "
-                                     "noise map.")
-                moments = kind.restored(arrays, attributes)
-                grids = {
-                    tuple(part.shape[-image.ndim :])
-                    for part in moments.arrays().values() if part.ndim >= image.ndim
-                }
-                if grids != {tuple(image.shape)}:
-                    raise InputError(f"{path}: the state file is damaged (shapes differ).")
-                state = State(moments, image, arrays.get("full_sigma"), header, seeds)
-                states[int(name.removeprefix("slice_"))] = state
+                index = int(name.removeprefix("slice_"))
+                if only is None or index == only:
+                    states[index] = _read(group, path)
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: the state file is damaged ({error}).") from error
-    if not states:
-        raise InputError(f"{path}: the state file is empty.")
     return states
 
+
+def _read(group: Any, path: Path) -> State:
+    header = json.loads(group.attrs["header"])
+    seeds = {int(k): int(v) for k, v in header.pop("seeds").items()}
+    arrays = {key: torch.from_numpy(np.asarray(group[key])) for key in group}
+    image = arrays["image"]
+    attributes = dict(group.attrs)
+    kind = KINDS.get(str(attributes.get("kind", Moments.kind)))
+    if kind is None:
+        raise InputError(f"{path}: this is the state of another command, not of a noise map.")
+    moments = kind.restored(arrays, attributes)
+    grids = {tuple(part.shape[-image.ndim :])
+             for part in moments.arrays().values() if part.ndim >= image.ndim}
+    if grids != {tuple(image.shape)}:
+        raise InputError(f"{path}: the state file is damaged (shapes differ).")
+    return State(moments, image, arrays.get("full_sigma"), header, seeds)
+
+
+def stack_of(path: Path) -> Stack | None:
+    """What the file says it is of; None for one that says nothing."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        if "slices" not in file.attrs:
+            return None
+        return Stack(int(file.attrs["slices"]), str(file.attrs["layout"]))
