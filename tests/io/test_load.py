@@ -298,6 +298,18 @@ class TestUndersampling:
         assert facts["achieved_acceleration"] == pytest.approx(by_name.acceleration)
         assert not by_name.kspace[:, ~mask.tensor].any()
 
+    def test_what_is_undersampled_already_is_said(self, tmp_path: Path) -> None:
+        part = np.where(np.arange(12)[:, None] % 2 == 0, files.kspace(), 0)
+        path = write(tmp_path / "a.npz", kspace=part, noise_covariance=COVARIANCE)
+        wanted = {"kind": "random", "acceleration": 2, "calibration": 2, "seed": 5}
+        with pytest.warns(SnreconWarning, match=r"undersampled already \(acceleration 2\.00\)"):
+            scan = load(path, undersample=wanted)
+        assert scan.acceleration > 2
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", SnreconWarning)
+            load(write(tmp_path / "b.npz", kspace=files.kspace(), noise_covariance=COVARIANCE),
+                 undersample=wanted)
+
     @pytest.mark.parametrize(
         "wanted",
         [

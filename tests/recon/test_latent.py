@@ -349,3 +349,24 @@ def test_unsuitable_scans_and_decoders_are_refused():
 
     with pytest.raises(InputError, match=r"makes real images \(1, n, n\)"):
         Latent(Flat()).bind(scan)
+
+
+class Idle(nn.Module):
+    """A decoder that does not look at the last entry of its vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Bumps(latent=3)
+        self.latent = 4
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.inner.decode(z[..., :3])
+
+
+def test_what_cannot_be_fitted_is_told_in_a_sentence() -> None:
+    scan, _ = in_range(Bumps(), (16, 16))
+    zero = replace(scan, kspace=torch.zeros_like(scan.kspace))
+    with pytest.raises(InputError, match="k-space is zero"):
+        Latent(Bumps()).bind(zero)
+    with pytest.raises(InputError, match="lambda above 0"):
+        Latent(Idle(), lamda=0.0).bind(scan)

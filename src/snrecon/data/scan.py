@@ -105,8 +105,11 @@ class Scan:
                 f"{self.grid}."
             )
         mask = mask.to(device=k.device, dtype=torch.bool)
-        if not bool(mask.flatten(-len(self.grid)).any(-1).all()):
-            raise InputError(f"{self.source}: the mask has no samples: nothing was measured.")
+        some = mask.flatten(-len(self.grid)).any(-1)
+        if not bool(some.all()):
+            which = f" of slice {int((~some).nonzero()[0])}" if stacked else ""
+            raise InputError(
+                f"{self.source}: the mask{which} has no samples: nothing was measured.")
         object.__setattr__(self, "mask", mask)
         sampled = mask.unsqueeze(-1 - len(self.grid))
         if bool((k * ~sampled != 0).any()):

@@ -22,6 +22,7 @@ from snrecon.io.hdf5 import names, opened
 from snrecon.io.limits import listing, regular_file
 from snrecon.io.npz import Archive, read_npy_scan, read_npz
 from snrecon.physics.background import ADVICE
+from snrecon.physics.coverage import fully_sampled
 from snrecon.physics.masks import Mask, make_mask
 from snrecon.physics.noise_estimation import covariance_from_background, covariance_from_noise_scan
 
@@ -265,6 +266,14 @@ def _undersample(
     else:
         mask = torch.as_tensor(option) != 0
     reduced = scan.undersample(mask)
+    if not all(fully_sampled(one) for one in scan.sampled.reshape(-1, *scan.grid)):
+        warnings.warn(
+            f"{scan.source}: the scan is undersampled already (acceleration "
+            f"{scan.acceleration:.2f}); the mask leaves a part of its samples (acceleration "
+            f"{reduced.acceleration:.2f}).",
+            SnreconWarning,
+            stacklevel=4,
+        )
     facts["achieved_acceleration"] = reduced.acceleration
     return replace(reduced, attributes={**scan.attributes, "undersampling": facts})
 

@@ -131,6 +131,8 @@ class Latent(Reconstructor):
         """``latent`` in the data's precision for the search, ``precise`` in double for the fit."""
         generator = torch.Generator().manual_seed(seed)
         white, mask = model.whiten(scan.kspace), model.mask
+        if not bool(white.any()):
+            raise InputError(f"{scan.source}: the k-space is zero, to which latent fits nothing.")
         held_out = hold_out(mask, generator)
         z = torch.randn(self.restarts, latent.latent, generator=generator, dtype=white.real.dtype)
         gram = model.encoding.gram

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from snrecon.errors import SnreconWarning
+from snrecon.errors import InputError, SnreconWarning
 from snrecon.physics.operators import LinearOperator
 from snrecon.recon.latent_image import TOGETHER, LatentImage
 
@@ -324,11 +324,19 @@ class LatentFit:
 
 
 def _inverse(curvature: Tensor) -> Tensor:
-    return torch.cholesky_inverse(torch.linalg.cholesky(curvature))
+    return torch.cholesky_inverse(_factor(curvature))
 
 
 def _solved(matrix: Tensor, gradient: Tensor) -> Tensor:
-    return -torch.cholesky_solve(gradient[:, None], torch.linalg.cholesky(matrix))[:, 0]
+    return -torch.cholesky_solve(gradient[:, None], _factor(matrix))[:, 0]
+
+
+def _factor(matrix: Tensor) -> Tensor:
+    try:
+        return torch.linalg.cholesky(matrix)
+    except torch.linalg.LinAlgError as error:
+        raise InputError("the data do not determine every entry of the latent vector; give lambda "
+                         "above 0, or a decoder that uses all of them.") from error
 
 
 def _products(images: Tensor, others: Tensor) -> Tensor:
