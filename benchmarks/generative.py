@@ -158,11 +158,12 @@ def rows(scan: str, kind: str, acceleration: float, seeds: int) -> str:
     lines, devices = [], []
     whole = {}
     for method in (*OTHERS, *GENERATIVE, *PUBLISHED):
-        found = [cell for seed in range(seeds)
-                 if (cell := finished(Setting(scan, kind, acceleration, seed), method))]
-        if found:
-            whole[method] = found
-    for method, found in whole.items():
+        of_seed = {seed: cell for seed in range(seeds)
+                   if (cell := finished(Setting(scan, kind, acceleration, seed), method))}
+        if of_seed:
+            whole[method] = of_seed
+    for method, of_seed in whole.items():
+        found = list(of_seed.values())
         kinds = ("oracle", "automatic") if method in START else ("automatic",)
         if method == "sense":  # lambda 0 is no reconstruction that anyone would use here
             kinds = ("oracle",)
@@ -170,9 +171,11 @@ def rows(scan: str, kind: str, acceleration: float, seeds: int) -> str:
             values = {name: np.array([cell[which][name] for cell in found])
                       for name in ("nmse", "psnr", "ssim")}
             against = ""
-            best = whole.get("tv", [])
-            if len(found) == len(best) and len(found) > 1 and method != "tv":
-                other = np.array([cell["oracle"]["nmse"] for cell in best])
+            best = whole.get("tv", {})
+            # Over the same masks, against the same reference: others are no pairs.
+            pairs = best.keys() == of_seed.keys() and len(found) > 1 and method != "tv"
+            if pairs and not any(cell.get("reference") == "rss" for cell in found):
+                other = np.array([best[seed]["oracle"]["nmse"] for seed in of_seed])
                 mean, width = interval(100 * (values["nmse"] - other))
                 against = f"{mean:+.2f} +- {width:.2f}"
             evaluations = found[0].get("evaluations")
@@ -193,7 +196,8 @@ def rows(scan: str, kind: str, acceleration: float, seeds: int) -> str:
 def report(seeds: int = SEEDS, scans: tuple[str, ...] = BRAINS) -> str:
     """All finished cells as markdown."""
     parts = [
-        "Means over mask seeds; differences with paired 95 % t-intervals over the same masks. "
+        "Means over mask seeds; differences with paired 95 % t-intervals over the same masks, where "
+        "the references are the same. "
         "Algorithms 4 and 5 return the root sum of squares and are scored against that of the full "
         "data, the others against the matched filter of the full data. One sample (seed 0) of each "
         "sampler, or the mean of eight. Seconds on one thread, or on the "
