@@ -196,8 +196,8 @@ def rows(scan: str, kind: str, acceleration: float, seeds: int) -> str:
 def report(seeds: int = SEEDS, scans: tuple[str, ...] = BRAINS) -> str:
     """All finished cells as markdown."""
     parts = [
-        "Means over mask seeds; differences with paired 95 % t-intervals over the same masks, where "
-        "the references are the same. "
+        "Means over mask seeds; differences with paired 95 % t-intervals over the same masks, "
+        "where the references are the same. "
         "Algorithms 4 and 5 return the root sum of squares and are scored against that of the full "
         "data, the others against the matched filter of the full data. One sample (seed 0) of each "
         "sampler, or the mean of eight. Seconds on one thread, or on the "
