@@ -49,5 +49,6 @@ def test_directions_must_be_orthonormal(direction: tuple[float, float, float]) -
 
 def test_axes_along_the_scanner_are_not_told_from_nothing() -> None:
     assert not Geometry((0.005, 0.001, 0.001)).placed
+    assert not Geometry((0.005, 0.001, 0.001), position=(0.0, 0.0, 0.025)).placed  # a later slice
     assert Geometry((0.005, 0.001, 0.001), position=(0.0, 0.01, 0.0)).placed
     assert Geometry((0.005, 0.001, 0.001), readout_direction=(-1.0, 0.0, 0.0)).placed

@@ -413,3 +413,9 @@ def test_voxel_sizes_alone_are_no_place_in_the_scanner(tmp_path: Path) -> None:
     assert (int(image.header["sform_code"]), int(image.header["qform_code"])) == (2, 2)
     np.testing.assert_allclose(image.header.get_zooms(), (2, 1))
     assert "voxel sizes only" in json.loads((tmp_path / "r_sigma.json").read_text())["affine"]
+
+
+def test_volumes_of_the_other_ending_do_not_lose_their_sidecars(tmp_path: Path) -> None:
+    save(result(), tmp_path / "r.nii.gz")
+    save_image(result().image, tmp_path / "r.nii")
+    assert {path.name for path in tmp_path.iterdir()} == {"r_image.nii", "r_image.json"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from benchmarks.small_problems import irregular_mask, small_scan
+from benchmarks.small_problems import irregular_mask, plane_mask, small_scan
 
 import networks_at_hand as nets
 from snrecon.errors import InputError
@@ -121,3 +121,38 @@ def test_a_derivative_that_somebody_wrote_is_used():
     bound = VarNet(Own(2, 3).requires_grad_(False)).bind(scan)
     image, _ = bound.linearize(scan.kspace)
     torch.testing.assert_close(image, bound(scan.kspace))
+
+
+def test_a_network_within_another_object_keeps_its_derivative():
+    """As torch.compile hands on what it does not know."""
+    class Wrapped(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, b, gram, support):
+            return self.inner(b, gram, support)
+
+        def __getattr__(self, name):
+            try:
+                return super().__getattr__(name)
+            except AttributeError:
+                return getattr(super().__getattr__("inner"), name)
+
+    scan = small_scan(irregular_mask())
+    assert VarNet(Wrapped(nets.varnet())).bind(scan).linearize is not None
+    altered = hooked(nets.varnet(), lambda network: network.cnns[0])
+    assert VarNet(Wrapped(altered)).bind(scan).linearize is None
+
+
+@pytest.mark.parametrize("mask", [plane_mask(), torch.ones_like(plane_mask())])
+def test_a_traced_network_repeats_nothing_and_changes_nothing(mask):
+    """With a Gram operator by Fourier transforms."""
+    scan = small_scan(mask)
+    problem = Problem.of(MoDL(TwiceMoDL(2, 4, 3, 4).requires_grad_(False)), scan)
+    generator = torch.Generator().manual_seed(1)
+    v = torch.randn(scan.kspace.shape, dtype=scan.kspace.dtype, generator=generator)
+    _, wanted = torch.func.jvp(problem.bound.function, (scan.kspace,), (v,))
+    for _ in range(3):
+        torch.testing.assert_close(problem.linearization.jvp(v[None])[0], wanted)
+    assert problem.linearization.strategy == "linearize"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from snrecon.physics.coverage import fully_sampled
 from snrecon.physics.fourier import ifft
 from snrecon.physics.operators import Encoding
 from snrecon.report.demo import save_scan
-from snrecon.training import train
+from snrecon.training import slices, train
 from snrecon.training.config import (
     Config,
     ConsistencyConfig,
@@ -35,7 +36,7 @@ from snrecon.training.drawn_mask import draw_mask
 from snrecon.training.measured import Measured, measured
 from snrecon.training.prepare import Settings, prepare
 from snrecon.training.prior import Images
-from snrecon.training.slices import CACHE, PreparedVolume, RawVolume, find_scans, open_volumes
+from snrecon.training.slices import PreparedVolume, RawVolume, find_scans, open_volumes
 from snrecon.training.stream import find_data, training_source
 
 SETTINGS = SimulationConfig(
@@ -265,7 +266,16 @@ def test_fastmri_files_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert all(torch.equal(a, b) for a, b in zip(volume.read(0), (kspace, maps, mask)))
     batch = Measured([volume], LINES).draw(0, 2)
     assert batch.kspace.shape == (2, 3, 64, 64)
-    assert len(volume._kept) <= CACHE
+    # As many slices as fit are kept, of all files together.
+    size = slices._size(volume.read(1))
+    monkeypatch.setattr(slices, "CACHE_BYTES", 2 * size)
+    monkeypatch.setattr(slices, "_KEPT", OrderedDict())
+    other = tmp_path / "g.h5"
+    real_files.write_brain(other, shape=(64, 64), slices=2)
+    parts = [RawVolume(other).read(0), volume.read(1), volume.read(2)]
+    assert len(slices._KEPT) == 2
+    assert all(a is b for a, b in zip(volume.read(2), parts[2]))
+    assert all(a is b for a, b in zip(RawVolume(path).read(1), parts[1]))
 
 
 def test_noise_of_a_fastmri_file_is_that_of_its_background(tmp_path: Path) -> None:

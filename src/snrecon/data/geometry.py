@@ -39,9 +39,9 @@ class Geometry:
 
     @property
     def placed(self) -> bool:
-        """Whether more than the voxel sizes is known: axes along those of the scanner around its
-        very centre are what is assumed where a file says nothing."""
-        return self != Geometry(self.voxel_size)
+        """Whether more than the voxel sizes is known: axes along those of the scanner, slices on
+        top of each other at its very centre, are what is assumed where a file says nothing."""
+        return self != Geometry(self.voxel_size, (0.0, 0.0, self.position[2]))
 
     def affine(self, shape: tuple[int, ...], layout: str = "grid") -> np.ndarray:
         """NIfTI affine for an array stored as ``(x, y, z) = (readout, phase, slice)``.

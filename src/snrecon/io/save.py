@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from glob import escape
 from pathlib import Path
@@ -12,13 +13,14 @@ import torch
 from torch import Tensor
 
 from snrecon.data import NoiseMap, Scan
-from snrecon.errors import InputError
+from snrecon.errors import InputError, SnreconWarning
 from snrecon.io import cfl
 from snrecon.io.nifti import sidecar_attributes, write_nifti
 from snrecon.io.record import Record, from_image, from_noise_map, plain
 from snrecon.io.results import write_hdf5, write_npz
 from snrecon.io.staging import Staging, staged
 
+NIFTI = (".nii.gz", ".nii")
 ENDINGS = (".h5", ".hdf5", ".npz", ".nii.gz", ".nii", ".cfl")
 
 
@@ -121,13 +123,17 @@ def write_record(record: Record, path: Path, ending: str) -> None:
         else:
             write_nifti(record, base, ending, staging)
     for old in earlier - {final for _, final in staging.pairs}:
-        old.unlink(missing_ok=True)
+        try:
+            old.unlink(missing_ok=True)
+        except OSError as error:
+            warnings.warn(f"{old}, of an earlier result, could not be removed ({error}).",
+                          SnreconWarning, stacklevel=3)
 
 
 def _earlier(base: Path, ending: str) -> set[Path]:
     """The files of an earlier result of this name: what the new one has no counterpart of must not
     stay beside it, for image and maps are one."""
-    if ending not in (".cfl", ".nii", ".nii.gz"):
+    if ending not in (".cfl", *NIFTI):
         return set()
     found: set[Path] = set()
     if ending == ".cfl":
@@ -139,7 +145,8 @@ def _earlier(base: Path, ending: str) -> set[Path]:
     for sidecar in base.parent.glob(f"{escape(base.name)}_*.json"):
         name = sidecar.stem.removeprefix(f"{base.name}_")
         if _facts(sidecar).get("quantity") == name:
-            found |= {sidecar, base.with_name(f"{base.name}_{name}{ending}")}
+            # Of either ending: both would have this one sidecar.
+            found |= {sidecar, *(base.with_name(f"{base.name}_{name}{one}") for one in NIFTI)}
     return found
 
 

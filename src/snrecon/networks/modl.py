@@ -22,6 +22,7 @@ from snrecon.networks.rectifiers import let_through, open_gates
 from snrecon.networks.regularised import Regularised
 from snrecon.networks.varnet import Gram, d_normalised, noise_level, root_mean_square
 from snrecon.physics.precision import lowered
+from snrecon.physics.safe import may_overwrite
 from snrecon.physics.solvers import conjugate_gradient, linear_solve, linearized_steps
 
 INITIAL_LAMBDA = 0.05
@@ -182,7 +183,10 @@ class MoDL(nn.Module):
         h = torch.cat([torch.view_as_real(x).movedim(-1, 1), level], dim=1)
         h = channels_last(h) if channels_go_last(h) else h
         for layer in self.cnn[:-1]:
-            h = functional.relu(layer(h), inplace=True)
+            h = layer(h)
+            # What a plain convolution gave is nobody else's.
+            plain = type(layer) is nn.Conv2d and not layer._forward_hooks
+            h = functional.relu(h, inplace=plain and may_overwrite(h))
             if gates is not None:
                 gates.append(open_gates(h))
         h = self.cnn[-1](h).to(x.real.dtype)

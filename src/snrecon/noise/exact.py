@@ -20,7 +20,7 @@ from snrecon.noise.derivative import require_derivative
 from snrecon.noise.memory import CPU_CAP, chunk_size, peak_bytes
 from snrecon.noise.moments import Moments
 from snrecon.noise.problem import Problem, Progress, probe_generator
-from snrecon.noise.sampling import SAVE_EVERY, StateFile
+from snrecon.noise.sampling import SAVE_EVERY, SAVE_SHARE, StateFile
 from snrecon.noise.state import State, assemble, same_image
 from snrecon.physics.clock import clock
 
@@ -87,7 +87,7 @@ def exact(
     identity = _identity(wanted & ~silent, compress, None if combs is None else combs.spacing)
     covariance, resumed = _stored(problem, identity, state_file)
     seconds, timed = 0.0, 0
-    start, kept, saved = resumed, resumed, time.monotonic()
+    start, kept, saved, pause = resumed, resumed, time.monotonic(), SAVE_EVERY
     try:
         while start < len(groups):
             batch = groups[start : start + (chunk or 1)]
@@ -115,9 +115,11 @@ def exact(
             start += len(batch)
             if progress is not None:
                 progress(parts * start, parts * len(groups), "exact: rows")
-            if state_file is not None and time.monotonic() - saved > SAVE_EVERY:
+            if state_file is not None and time.monotonic() - saved > pause:
+                begun = time.monotonic()
                 _store(problem, identity, state_file, covariance, start)
                 kept, saved = start, time.monotonic()
+                pause = max(SAVE_EVERY, (saved - begun) / SAVE_SHARE)
     finally:
         if state_file is not None and kept != start:
             _store(problem, identity, state_file, covariance, start)

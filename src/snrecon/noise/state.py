@@ -178,7 +178,7 @@ def save_states(states: Mapping[int, State], path: Path, stack: Stack = ONE) -> 
     file. Those of other slices that it holds are copied, without being read into memory."""
     import h5py
 
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(path.name + ".partial")
     try:
         with h5py.File(temporary, "w") as file:
             file.attrs["snrecon_state"] = VERSION
@@ -191,7 +191,7 @@ def save_states(states: Mapping[int, State], path: Path, stack: Stack = ONE) -> 
                         if name not in file:
                             before.copy(name, file)
         os.replace(temporary, path)
-    except OSError as error:
+    except (OSError, RuntimeError, KeyError) as error:
         raise InputError(f"{path}: the state could not be written ({error}).") from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -234,6 +234,9 @@ def load_states(path: Path, only: int | None = None) -> dict[int, State]:
                 index = int(name.removeprefix("slice_"))
                 if only is None or index == only:
                     states[index] = _read(group, path)
+                else:  # will be copied
+                    json.loads(group.attrs["header"])
+                    group["image"].shape  # noqa: B018
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         if isinstance(error, InputError):
             raise

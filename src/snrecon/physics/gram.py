@@ -14,6 +14,7 @@ from torch import Tensor
 from snrecon.physics.constant_matmul import constant_matmul
 from snrecon.physics.fourier import fft, ifft
 from snrecon.physics.operators import LinearOperator
+from snrecon.physics.safe import may_overwrite
 
 DENSE_LIMIT = 2**29
 """Largest dense Gram matrix, bytes, that is chosen over Fourier transforms."""
@@ -67,13 +68,17 @@ class FourierGram(LinearOperator):
     def _forward(self, x: Tensor) -> Tensor:
         coil = -1 - len(self.domain)
         images = self.maps * x.movedim(self._turn, -1).contiguous().unsqueeze(coil)
-        if self.axes:
-            # In place, as nothing else has these arrays: the products are a third of the time.
+        if self.axes and may_overwrite(images):
+            # The products are a third of the time, and a fifth in place.
             spectrum = torch.fft.fftn(images, dim=self.axes).mul_(self._sampled)
-            images = torch.fft.ifftn(spectrum, dim=self.axes)
+            combined = torch.fft.ifftn(spectrum, dim=self.axes).mul_(self._conjugate).sum(dim=coil)
         else:
-            images = images * self._sampled
-        combined = images.mul_(self._conjugate).sum(dim=coil)
+            if self.axes:
+                spectrum = torch.fft.fftn(images, dim=self.axes) * self._sampled
+                images = torch.fft.ifftn(spectrum, dim=self.axes)
+            else:
+                images = images * self._sampled
+            combined = (self._conjugate * images).sum(dim=coil)
         return combined.movedim(-1, self._turn).contiguous()
 
     def _adjoint(self, y: Tensor) -> Tensor:

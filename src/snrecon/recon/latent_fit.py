@@ -213,7 +213,7 @@ class LatentFit:
             curvature = self._curvature(point, gauss)
         factor, info = torch.linalg.cholesky_ex(curvature)
         if int(info) != 0:
-            factor = torch.linalg.cholesky(gauss)
+            factor = _factor(gauss)
         distance = _length(
             point.gradient, -torch.cholesky_solve(point.gradient[:, None], factor)[:, 0])
         if int(info) != 0 or distance > ENOUGH:
@@ -335,8 +335,11 @@ def _factor(matrix: Tensor) -> Tensor:
     try:
         return torch.linalg.cholesky(matrix)
     except torch.linalg.LinAlgError as error:
-        raise InputError("the data do not determine every entry of the latent vector; give lambda "
-                         "above 0, or a decoder that uses all of them.") from error
+        what = ("the data do not determine every entry of the latent vector; give lambda above 0, "
+                "or a decoder that uses all of them")
+        if not bool(torch.isfinite(matrix).all()):
+            what = "the fit of the latent vector ended in values that are not finite"
+        raise InputError(f"{what}.") from error
 
 
 def _products(images: Tensor, others: Tensor) -> Tensor:

@@ -61,8 +61,8 @@ def bind_unrolled(network: nn.Module, weights: str, scan: Scan, method: str) -> 
 def _linearizes_itself(network: nn.Module) -> bool:
     """Whether ``network.linearize`` is of the function that ``network`` is: that of the package's
     networks of these as they were built, any other of whoever wrote it."""
-    own = getattr(type(network), "linearize", None)
+    own: Any = getattr(network, "linearize", None)
     for kind in (VarNet, MoDL):
-        if own is kind.linearize:
-            return untouched(network, kind)
+        if getattr(own, "__func__", None) is kind.linearize:
+            return untouched(own.__self__, kind)  # the network, or the one within it
     return own is not None

@@ -23,6 +23,10 @@ MAY_DIFFER = ("drop", "iterations", "implicit", "unrolls")
 """Settings that weights may be trained further with, if their shapes allow it."""
 
 
+STEPS = ("sense_steps", "consistency_steps", "espirit")
+"""Numbers of steps of what a network has, or has not: 0."""
+
+
 def build(config: NetworkConfig) -> nn.Module:
     """The network of a configuration with random weights, from the global generator."""
     return NETWORKS[config.name](**config.settings)
@@ -53,7 +57,8 @@ def other_setting(given: nn.Module, network: nn.Module) -> str | None:
     kind = next(name for name, one in NETWORKS.items() if type(network) is one)
     for name in ARGUMENTS[kind]:
         one, other = getattr(given, name), getattr(network, name)
-        if one != other and name not in MAY_DIFFER:
+        more_or_fewer = name in STEPS and one and other
+        if one != other and name not in MAY_DIFFER and not more_or_fewer:
             return f"{name} = {one}, not {other}"
     return None
 

@@ -63,8 +63,10 @@ class Autoencoding(PriorLoop):
     def check(self, found: Found) -> None:
         assert isinstance(self.network, Autoencoder)
         size = self.network.size
+        strip = self.config.data.columns
         for volume in full_volumes(found.volumes):
             rows, columns = volume.shape[-2:]
+            columns = min(columns, strip) if strip else columns
             if (rows, columns) != (size, size):
                 raise InputError(f"{volume.name} has images of {rows}x{columns}, but network.size "
                                  f"is {size}: an autoencoder is for images of one size.")

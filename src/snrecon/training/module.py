@@ -86,7 +86,9 @@ class Training(lightning.LightningModule):
         trainer = self.config.trainer
         # Each epoch continues the stream, so that a resumed run sees what the whole one would.
         # Workers live on from one to the next, with the coil maps that they have estimated.
-        interval = Interval(lambda: self.global_step * self.trainer.world_size, trainer.interval)
+        # Counted by intervals: a step is another share of one for every number of devices.
+        done: Any = self.trainer.fit_loop.epoch_progress.current
+        interval = Interval(lambda: done.processed * trainer.interval, trainer.interval)
         return DataLoader(Stream(self.source, trainer.batch), sampler=interval, batch_size=None,
                           num_workers=trainer.workers, persistent_workers=trainer.workers > 0,
                           prefetch_factor=4 if trainer.workers else None)

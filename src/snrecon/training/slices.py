@@ -23,8 +23,9 @@ from snrecon.training.images import data_folder
 from snrecon.training.prepare import INDEX, read_index
 from snrecon.training.volume import prepare_slice
 
-CACHE = 64
-"""Slices of a raw file kept in memory once their maps are estimated."""
+CACHE_BYTES = 2**30
+"""Slices of raw files that a process keeps in memory once their maps are estimated, all files
+together."""
 Part = tuple[Tensor, Tensor, Tensor]
 """Whitened k-space and maps ``(coil, ky, kx)``, mask ``(ky, kx)``."""
 
@@ -79,6 +80,13 @@ class PreparedVolume:
         return kspace, maps, self.mask[index] if self.mask.ndim == 3 else self.mask
 
 
+_KEPT: OrderedDict[tuple[str, int, int], Part] = OrderedDict()
+
+
+def _size(part: Part) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in part)
+
+
 class RawVolume:
     """A fastMRI file: noise from the background of its middle slice, maps of each slice estimated
     when it is first read. A slice without signal is replaced by the next that has some.
@@ -96,7 +104,6 @@ class RawVolume:
                 raise InputError(f"{path}: this is not a fastMRI file (a dataset 'kspace'); make "
                                  "other formats ready with snrecon prepare.")
             self.slices = int(file["kspace"].shape[0])
-        self._kept: OrderedDict[int, Part] = OrderedDict()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -125,11 +132,14 @@ class RawVolume:
         return scan.noise
 
     def read(self, index: int) -> Part:
-        if index not in self._kept:
-            self._kept[index] = self._prepared(index)
-            if len(self._kept) > CACHE:
-                self._kept.popitem(last=False)
-        return self._kept[index]
+        key = (str(self.path.resolve()), self.path.stat().st_mtime_ns, index)
+        found = _KEPT.get(key)
+        if found is None:
+            found = self._prepared(index)
+            _KEPT[key] = found
+            while len(_KEPT) > 1 and sum(map(_size, _KEPT.values())) > CACHE_BYTES:
+                _KEPT.popitem(last=False)
+        return found
 
     def _prepared(self, index: int) -> Part:
         for step in range(self.slices):
