@@ -209,6 +209,8 @@ def levels_picture(cells: Cells, path: Path) -> None:
 
 def prediction_picture(cells: Cells, path: Path) -> None:
     """SD of first order over SD of replicas in every cell, over what the linearity check says."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
     drawing = _drawing(6.2, 5.2)
     axes = drawing.subplots()
     predicted = np.array([c.predicted for c in cells.values()])
@@ -220,7 +222,11 @@ def prediction_picture(cells: Cells, path: Path) -> None:
     axes.set(xlabel="predicted by the linearity check (8 pairs of draws)",
              ylabel="sketch over Monte Carlo", xscale="log", yscale="log",
              title="RMS noise in the head, first order over replicas")
-    axes.grid(alpha=0.3, which="both")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(FixedLocator([0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 10]))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_locator(NullLocator())
+    axes.grid(alpha=0.3)
     bar = drawing.colorbar(points, ax=axes, ticks=np.log10(LEVELS))
     bar.ax.set_yticklabels([f"{value:g}" for value in LEVELS])
     bar.set_label("noise level alpha")
