@@ -14,44 +14,11 @@ import pytest
 import torch
 
 import scan_files as files
-from snrecon.data import Geometry, NoiseMap, Scan
+from results_at_hand import OBLIQUE, result
+from snrecon.data import NoiseMap, Scan
 from snrecon.errors import InputError, MissingExtraError
 from snrecon.io import load, load_result, read_cfl, save, save_image
 from snrecon.io.cfl import write_pair
-
-OBLIQUE = Geometry(
-    voxel_size=(5e-3, 2e-3, 1e-3),
-    position=(0.01, -0.02, 0.03),
-    readout_direction=(0.8, 0.6, 0.0),
-    phase_direction=(-0.36, 0.48, 0.8),
-    slice_direction=(0.48, -0.64, 0.6),
-)
-
-
-def result(shape: tuple[int, ...] = (6, 5), **changes: object) -> NoiseMap:
-    image = torch.from_numpy(files.image(shape)).to(torch.complex64)
-    inside = (image != 0).float()
-    size = image.abs()
-    made = NoiseMap(
-        image=image,
-        sigma=inside * (1 + size / 100),
-        sigma_complex=inside * (2 + size / 50),
-        snr=torch.where(inside > 0, size / (1 + size / 100), torch.zeros(())),
-        sigma_phase=inside * 0.1,
-        g_factor=inside * 1.5,
-        standard_error=inside * 0.01,
-        covariance=torch.stack([inside, 2 * inside, 0.1 * inside]),
-        estimator="sketch",
-        passes=50.5,
-        seed=7,
-        frozen=("coil maps", "λ"),
-        method="varnet:brain",
-        acceleration=3.7,
-        geometry=OBLIQUE,
-        layout="grid",
-        details={"noise": "background", "stops": [4, 8], "tolerance": 0.05},
-    )
-    return replace(made, **changes)  # type: ignore[arg-type]
 
 
 def assert_same(a: NoiseMap, b: NoiseMap) -> None:
@@ -384,38 +351,3 @@ def test_images_alone(tmp_path: Path, ending: str) -> None:
     with pytest.raises(ValueError, match="image contains"):
         save_image(image * float("nan"), tmp_path / f"y.{ending}")
     assert not [name for name in os.listdir(tmp_path) if name.startswith("y")]
-
-
-@pytest.mark.parametrize("ending", ["nii.gz", "cfl"])
-def test_maps_of_an_earlier_result_do_not_stay_beside_a_new_image(
-    tmp_path: Path, ending: str
-) -> None:
-    other = tmp_path / "r_sigma.txt"
-    other.write_text("somebody else's")
-    (tmp_path / "r_other.json").write_text('{"quantity": 3}')
-    save(result(), tmp_path / f"r.{ending}")
-    assert any("sigma_phase" in path.name for path in tmp_path.iterdir())
-    save(replace(result(), sigma_phase=None, g_factor=None), tmp_path / f"r.{ending}")
-    left = {path.name for path in tmp_path.iterdir()}
-    assert not any("phase" in name or "g_factor" in name for name in left)
-    assert any(name.startswith("r_snr") for name in left)
-    save_image(result().image, tmp_path / f"r.{ending}")
-    left = {path.name for path in tmp_path.iterdir()}
-    assert not any(name.startswith(("r_sigma.n", "r_sigma.c", "r_sigma.h", "r_snr"))
-                   for name in left)
-    assert {"r_sigma.txt", "r_other.json"} <= left
-
-
-def test_voxel_sizes_alone_are_no_place_in_the_scanner(tmp_path: Path) -> None:
-    sizes = Geometry((0.005, 0.001, 0.002))
-    save(replace(result(), geometry=sizes), tmp_path / "r.nii.gz")
-    image = nibabel.load(tmp_path / "r_sigma.nii.gz")
-    assert (int(image.header["sform_code"]), int(image.header["qform_code"])) == (2, 2)
-    np.testing.assert_allclose(image.header.get_zooms(), (2, 1))
-    assert "voxel sizes only" in json.loads((tmp_path / "r_sigma.json").read_text())["affine"]
-
-
-def test_volumes_of_the_other_ending_do_not_lose_their_sidecars(tmp_path: Path) -> None:
-    save(result(), tmp_path / "r.nii.gz")
-    save_image(result().image, tmp_path / "r.nii")
-    assert {path.name for path in tmp_path.iterdir()} == {"r_image.nii", "r_image.json"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import signal
 from collections.abc import Iterator
@@ -13,40 +12,24 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import real_files
+from small_runs import configuration, rows
 from snrecon.errors import InputError
 from snrecon.networks.store import load_weights
 from snrecon.networks.varnet import VarNet
-from snrecon.report.demo import save_scan
 from snrecon.training.apply import apply
 from snrecon.training.checkpoint import Earlier, schedule_of, share_of
 from snrecon.training.config import (
     Config,
     DataConfig,
     NetworkConfig,
-    OutputConfig,
     SimulationConfig,
     TrainerConfig,
 )
 from snrecon.training.curvature import around, curvature
 from snrecon.training.gram import batch_gram
-from snrecon.training.prepare import prepare
 from snrecon.training.scores import logarithmic_error, nmse, sense_nmse
 from snrecon.training.simulate import Simulator
-from snrecon.training.stream import training_source, unlabelled_batch, validation_batches
-
-
-def configuration(images, folder, **trainer) -> Config:
-    settings = {"max_minutes": 0.0, "max_steps": 9, "batch": 2, "interval": 3, "workers": 0,
-                "precision": "float32", "warmup": 2, "seed": 5}
-    return Config(
-        data=DataConfig([images], [], voxel_sizes={"heads": 5.0}),
-        simulation=SimulationConfig(grids=[[32, 32]], coils=[3, 3], accelerations=[2.0], pool=4,
-                                    kinds=["random"]),
-        network=NetworkConfig("varnet", {"unrolls": 2, "features": 3}),
-        trainer=TrainerConfig(**{**settings, **trainer}),
-        output=OutputConfig(str(folder), "net"),
-    )
+from snrecon.training.stream import training_source
 
 
 def test_one_slice_can_be_learnt(generator):
@@ -128,11 +111,6 @@ def test_a_network_can_be_taught_to_be_straight_over_its_noise(images, tmp_path)
         assert ("curvature" in rows(folder)[0]) == (weight > 0)
     assert found[3.0] < 0.5 * found[0.0], (found, errors)
     assert errors[3.0] < 1.3 * errors[0.0], (found, errors)
-
-
-def rows(folder) -> list[dict[str, str]]:
-    with (folder / "log.csv").open(newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 def test_ctrl_c_reaches_the_caller_and_the_log_goes_back_to_the_checkpoint(images, tmp_path):
@@ -277,62 +255,6 @@ def test_log_and_time_limit(images, tmp_path, monkeypatch):
         for row in csv.DictReader(stream):
             assert 0 < float(row["sense_nmse"]) < 1
             assert 0 < float(row["zero_filled_nmse"]) < 1
-
-
-@pytest.fixture
-def measured(tmp_path):
-    """Folders of prepared volumes for training and validation: ``full``, ``under``, ``mixed``."""
-    for number in range(4):
-        scan = real_files.full_scan((32, 32), coils=2, seed=number)
-        mask = torch.zeros(scan.grid, dtype=torch.bool)
-        mask[::2], mask[10:22] = True, True
-        for name in ("full", "under", "mixed"):
-            (tmp_path / "raw" / name).mkdir(parents=True, exist_ok=True)
-            part = name == "under" or (name == "mixed" and number % 2)
-            save_scan(scan.undersample(mask) if part else scan,
-                      tmp_path / "raw" / name / f"s{number}.npz")
-    for name in ("full", "under", "mixed"):
-        prepare([tmp_path / "raw" / name], tmp_path / name, validation=0.5)
-    return tmp_path
-
-
-def of_scans(measured, training, validation, scheme, **trainer) -> Config:
-    config = configuration("", measured / "run", **trainer)
-    data = DataConfig([str(measured / training)], [str(measured / validation)])
-    return replace(config, data=data, scheme=scheme)
-
-
-def test_validation_is_on_scans_with_a_reference(measured):
-    for name in ("full", "mixed"):
-        index = json.loads((measured / name / "index.json").read_text())
-        held = [v for v in index["volumes"] if v["split"] == "validation"]
-        assert {v["full"] for v in held} == ({True} if name == "full" else {True, False})
-        batches = validation_batches(of_scans(measured, "under", name, "ssdu"))
-        assert set(batches) == {2.0, 4.0, 8.0}
-        for batch in batches.values():
-            assert bool(batch.labelled.all())
-            assert bool((nmse(batch.b, batch.target) < 2).all())
-        assert unlabelled_batch(of_scans(measured, "under", name, "ssdu")) is None
-    for scheme in ("supervised", "vortex"):
-        with pytest.raises(InputError, match=r"data\.validation .*under\): all .*undersampled"):
-            validation_batches(of_scans(measured, "full", "under", scheme))
-
-
-def test_ssdu_without_any_reference_is_scored_by_its_own_loss(measured):
-    pytest.importorskip("lightning")
-    from snrecon.training import train
-
-    config = of_scans(measured, "under", "under", "ssdu", max_steps=60, interval=3, patience=2,
-                      learning_rate=1e-12, weight_decay=0.0)
-    train(config)
-    log = rows(measured / "run")
-    assert set(log[0]) == {"minutes", "step", "loss", "val_loss"}
-    losses = [float(row["val_loss"]) for row in log]
-    # The weights hardly move, and the same samples of the same scans are predicted every time.
-    assert losses == pytest.approx([losses[0]] * len(losses), rel=1e-4)
-    assert 0 < losses[0] < 5
-    assert len(log) < 20  # patience has seen them
-    assert (measured / "run" / "baselines.csv").read_text().count("\n") == 1
 
 
 def test_missing_images_are_a_sentence(tmp_path):
