@@ -234,9 +234,8 @@ def load_states(path: Path, only: int | None = None) -> dict[int, State]:
                 index = int(name.removeprefix("slice_"))
                 if only is None or index == only:
                     states[index] = _read(group, path)
-                else:  # will be copied
-                    json.loads(group.attrs["header"])
-                    group["image"].shape  # noqa: B018
+                elif "header" not in group.attrs or "image" not in group:  # will be copied
+                    raise InputError(f"{path}: the state file is damaged ({name}).")
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         if isinstance(error, InputError):
             raise

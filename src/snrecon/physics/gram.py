@@ -68,17 +68,14 @@ class FourierGram(LinearOperator):
     def _forward(self, x: Tensor) -> Tensor:
         coil = -1 - len(self.domain)
         images = self.maps * x.movedim(self._turn, -1).contiguous().unsqueeze(coil)
-        if self.axes and may_overwrite(images):
-            # The products are a third of the time, and a fifth in place.
-            spectrum = torch.fft.fftn(images, dim=self.axes).mul_(self._sampled)
-            combined = torch.fft.ifftn(spectrum, dim=self.axes).mul_(self._conjugate).sum(dim=coil)
+        # The products are a third of the time, and a fifth in place.
+        times = Tensor.mul_ if may_overwrite(images) else Tensor.mul
+        if self.axes:
+            spectrum = times(torch.fft.fftn(images, dim=self.axes), self._sampled)
+            images = torch.fft.ifftn(spectrum, dim=self.axes)
         else:
-            if self.axes:
-                spectrum = torch.fft.fftn(images, dim=self.axes) * self._sampled
-                images = torch.fft.ifftn(spectrum, dim=self.axes)
-            else:
-                images = images * self._sampled
-            combined = (self._conjugate * images).sum(dim=coil)
+            images = times(images, self._sampled)
+        combined = times(images, self._conjugate).sum(dim=coil)
         return combined.movedim(-1, self._turn).contiguous()
 
     def _adjoint(self, y: Tensor) -> Tensor:
