@@ -21,8 +21,13 @@ def safe_divide(x: Tensor, size: Tensor) -> Tensor:
     return torch.where(zero, 0, x / torch.where(zero, 1, size))
 
 
+def transformed(x: Tensor) -> bool:
+    """Whether ``x`` is within a transform of torch.func, whose values are not those of one call."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(x))
+
+
 def may_overwrite(x: Tensor) -> bool:
     """Whether arithmetic on ``x`` may work in place: no graph is kept of it, and it is in no
     transform of torch.func, which wants every value once and takes what changes for impure."""
     graph = torch.is_grad_enabled() and x.requires_grad
-    return not graph and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+    return not graph and not transformed(x)

@@ -16,12 +16,13 @@ from snrecon.errors import InputError, SnreconWarning
 from snrecon.networks.score import Score as ScoreFunction
 from snrecon.networks.score import sigma_range
 from snrecon.physics.chebyshev import chebyshev_solve
+from snrecon.physics.safe import transformed
 from snrecon.recon.base import Bound, Reconstructor, seed_of
 from snrecon.recon.draws import NormalDraws
 from snrecon.recon.image_scale import bright
 from snrecon.recon.langevin_schedule import Schedule
 from snrecon.recon.option_types import number, whole_number
-from snrecon.recon.score import linearized, transformed
+from snrecon.recon.score import linearized
 from snrecon.recon.score_prior import Prior, join, named_score, split
 from snrecon.recon.snr_units import SnrUnits
 

@@ -12,6 +12,7 @@ from snrecon.data import Scan
 from snrecon.errors import InputError
 from snrecon.networks.score import Score as ScoreFunction
 from snrecon.networks.score import sigma_range
+from snrecon.physics.safe import transformed
 from snrecon.recon.base import Bound, Reconstructor, seed_of
 from snrecon.recon.coil_diffusion import Progress
 from snrecon.recon.score_bind import bind_coils, bind_image, compressed
@@ -234,8 +235,3 @@ def linearized(
 
     with torch.no_grad():
         return function(kspace), product
-
-
-def transformed(kspace: Tensor) -> bool:
-    """Within a transform of torch.func, whose values nobody could draw."""
-    return bool(torch._C._functorch.is_functorch_wrapped_tensor(kspace))
