@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -159,3 +162,23 @@ def test_a_batch_is_its_items() -> None:
     together = soft_espirit(kspace, blocks, 5)
     alone = torch.stack([soft_espirit(k, b, 5) for k, b in zip(kspace, blocks, strict=True)])
     torch.testing.assert_close(together, alone, rtol=1e-10, atol=1e-10)
+
+
+def test_a_batch_returns_where_the_number_of_threads_was_set() -> None:
+    """There a batched LU factorisation never does (PyTorch issue 142815): in a process that can be
+    stopped."""
+    script = """
+import torch
+from snrecon.physics.soft_espirit import soft_espirit
+torch.set_num_threads(2)
+generator = torch.Generator().manual_seed(1)
+kspace = torch.randn(2, 8, 32, 32, dtype=torch.complex64, generator=generator)
+mask = torch.zeros(2, 32, 32, dtype=torch.bool)
+mask[:, 10:22] = True
+both = soft_espirit(kspace, mask, 4)
+images, vjp = torch.func.vjp(lambda k: soft_espirit(k, mask[0], 4), kspace[0])
+rows, = torch.func.vmap(vjp)(both)
+assert (images - both[0]).norm() < 1e-4 * images.norm()
+assert rows.shape == kspace.shape
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=240)

@@ -124,7 +124,8 @@ def linearize_soft_espirit(
         correlation, weighted = kernel.correlation(gram, [len(patches)])
         scale = kernel.scale(correlation)
         correlation = correlation * scale
-        solver = torch.linalg.lu_factor(kernel.shifted(gram, [len(patches)]))
+        identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+        solver = torch.linalg.lu_factor(gram - 1j * kernel.level(gram, [len(patches)]) * identity)
         images = ifft(kspace * calibration, (-2, -1))
 
         def iterates(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
@@ -228,20 +229,26 @@ class _Kernel:
             parts = parts.unfold(axis, width, 1)
         return parts.movedim(-5, -3).flatten(-3).flatten(-3, -2)
 
-    def shifted(self, gram: Tensor, patches: list[int]) -> Tensor:
-        """``G - i l``, with the noise level ``l`` of so many patches for each matrix."""
-        size = gram.shape[-1]
-        edges = [(math.sqrt(count) + math.sqrt(size)) ** 2 for count in patches]
+    def level(self, gram: Tensor, patches: list[int]) -> Tensor:
+        """Noise level ``l`` of so many patches, ``(..., 1, 1)``, one for each matrix."""
+        edges = [(math.sqrt(count) + math.sqrt(gram.shape[-1])) ** 2 for count in patches]
         edge = torch.tensor(edges, dtype=gram.real.dtype, device=gram.device).reshape(
             gram.shape[:-2])
-        level = edge + RELATIVE * _trace(gram)
-        identity = torch.eye(size, dtype=gram.dtype, device=gram.device)
-        return gram - 1j * level[..., None, None] * identity
+        return (edge + RELATIVE * _trace(gram))[..., None, None]
 
     def correlation(self, gram: Tensor, patches: list[int]) -> tuple[Tensor, Tensor]:
-        """Convolution kernels of the weighted projection, and ``(G - i l)^-1 G``."""
-        # Its Hermitian part is G^2 (G^2 + l^2)^-1, at the condition of G instead of G^2.
-        weighted = torch.linalg.solve(self.shifted(gram, patches), gram)
+        """Convolution kernels of the weighted projection, and ``W = (G - i l)^-1 G``.
+
+        The projection ``G^2 (G^2 + l^2)^-1`` is the Hermitian part of W. Both are found from the
+        Cholesky factor of ``G^2 + l^2``, in double precision as its condition is that of G squared.
+        (An LU factorisation of ``G - i l`` would do in single precision, but those of a batch never
+        return once somebody has called ``torch.set_num_threads``: PyTorch issue 142815.)
+        """
+        wide = gram.to(torch.complex128)
+        level, square = self.level(wide, patches), wide @ wide
+        identity = torch.eye(gram.shape[-1], dtype=wide.dtype, device=wide.device)
+        factor = torch.linalg.cholesky(square + level**2 * identity)
+        weighted = torch.cholesky_solve(square + 1j * level * wide, factor).to(gram.dtype)
         return self._kernels(weighted), weighted
 
     def d_correlation(
