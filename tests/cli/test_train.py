@@ -187,5 +187,6 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(config: Path) -> None:
     finally:
         process.kill()
     assert (process.returncode, out) == (130, "")
-    assert err.startswith("error: interrupted; with --resume training goes on from the last")
-    assert len(err.splitlines()) == 1
+    *progress, last = err.splitlines()
+    assert last.startswith("error: interrupted; with --resume training goes on from the last")
+    assert all(line.startswith("training: ") for line in progress)  # on a slow machine

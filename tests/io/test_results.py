@@ -8,7 +8,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import h5py
-import nibabel
 import numpy as np
 import pytest
 import torch
@@ -19,6 +18,8 @@ from snrecon.data import NoiseMap, Scan
 from snrecon.errors import InputError, MissingExtraError
 from snrecon.io import load, load_result, read_cfl, save, save_image
 from snrecon.io.cfl import write_pair
+
+nibabel = pytest.importorskip("nibabel")
 
 
 def assert_same(a: NoiseMap, b: NoiseMap) -> None:

@@ -6,13 +6,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import pytest
 
 from results_at_hand import result
 from snrecon.data import Geometry
 from snrecon.io import save, save_image
+
+nibabel = pytest.importorskip("nibabel")
 
 
 @pytest.mark.parametrize("ending", ["nii.gz", "cfl"])
