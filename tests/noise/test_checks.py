@@ -18,6 +18,7 @@ from snrecon.noise import (
     rician_mean_sd,
     rician_sigma,
 )
+from snrecon.physics.fourier import ifft
 from snrecon.physics.thermal import NoiseColouring
 from snrecon.recon.convdecoder import ConvDecoder
 from snrecon.recon.sense import Sense
@@ -52,6 +53,27 @@ def test_predicted_ratio_is_that_of_replicas() -> None:
     assert abs(true_ratio - 1) > 0.02, "this problem was meant to be nonlinear"
     assert check.ratio == pytest.approx(true_ratio, abs=4 * check.ratio_error + 0.01)
     assert 0 < check.ratio_error < 0.02
+
+
+def test_predicted_ratios_of_one_component_and_of_both() -> None:
+    scan = small_scan(irregular_mask(), snr=4.0)
+
+    def curved(kspace: torch.Tensor) -> torch.Tensor:
+        # Its phase turns with the noise along it: almost only the second component is curved.
+        image = ifft(kspace, (-2, -1)).sum(0)
+        return image * torch.exp(0.2j * image.abs().square() / image.abs().square().mean())
+
+    check = linearity_check(curved, scan, draws=200)
+    first = noise_map(curved, scan, estimator="sketch", tolerance=0, max_passes=2000)
+    replicas = noise_map(curved, scan, estimator="replicas", tolerance=0, max_passes=2000)
+    for name, found, error in (("sigma", check.ratio, check.ratio_error),
+                               ("sigma_complex", check.ratio_complex, check.ratio_complex_error)):
+        squares = [getattr(result, name).double().square().mean() for result in (replicas, first)]
+        assert 0 < error < 0.01
+        assert found == pytest.approx(float(squares[0] / squares[1]) ** 0.5, abs=4 * error + 0.01)
+    assert abs(check.ratio - check.ratio_complex) > 0.03, "both were meant to differ"
+    real = linearity_check(ZeroFilled("rss"), scan)
+    assert (real.ratio, real.ratio_error) == (real.ratio_complex, real.ratio_complex_error)
 
 
 def test_rician_mean_and_sd_equal_scipy() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +34,9 @@ class Linearity:
     """Predicted SD of replicas over first-order sigma (root of the ratio of mean squares)."""
     ratio_error: float
     """Standard error of ``ratio``, from the spread over pairs."""
+    ratio_complex: float
+    """The same of ``sigma_complex``, both components together."""
+    ratio_complex_error: float
     draws: int
     """Noise draws, two reconstructions each."""
 
@@ -99,16 +103,9 @@ def linearity_check(
     if not bool(size[inside].any()):
         raise InputError(f"{scan.source}: nowhere in the region is there any noise.")
     residual = torch.where(size > 0, (gap / size.clamp_min(1e-300)).sqrt(), 0)
-    base = _mean_square(problem.project(jn)[0], inside)
-    shift = problem.project(e)[0]
-    # The spread of replicas is about their mean: products of distinct draws estimate its square.
-    mean_square = (shift.sum(0) ** 2 - (shift**2).sum(0)) / max(draws * (draws - 1), 1)
-    spread = _mean_square(problem.project(o)[0], inside) + _mean_square(shift, inside)
-    if draws > 1:
-        spread = spread - mean_square[inside].double().mean()
-    deviations = (spread - base * (spread.mean() / base.mean())) / base.mean()
-    ratio = float((spread.mean() / base.mean()).clamp_min(0).sqrt())
-    error = float(deviations.std()) / draws**0.5 / (2 * max(ratio, 1e-12)) if draws > 1 else 0.0
+    components = list(zip(*(problem.project(part) for part in (jn, o, e)), strict=True))
+    ratio, error = _ratio(components[:1], inside)
+    both, both_error = _ratio(components, inside)
     total = size[inside].sum()
     return Linearity(
         residual=residual.to(image.abs().dtype),
@@ -116,6 +113,8 @@ def linearity_check(
         even=float(((e.abs().double() ** 2).mean(0)[inside].sum() / total).sqrt()),
         ratio=ratio,
         ratio_error=error,
+        ratio_complex=both,
+        ratio_complex_error=both_error,
         draws=draws,
     )
 
@@ -128,6 +127,37 @@ def _product(problem: Problem, noise: Tensor) -> Tensor:
             f"{problem.scan.source}: without derivatives there is no first order to check "
             f"({error}); replicas do without it."
         ) from error
+
+
+def _ratio(
+    components: Sequence[tuple[Tensor | None, ...]], inside: Tensor
+) -> tuple[float, float]:
+    """Root of the mean square over the region of what replicas show over that of first order, and
+    its standard error.
+
+    Args:
+        components: For each component of the image (None: it has no such one) ``J n`` and the odd
+            and even parts, all ``(draw, *image)``.
+        inside: The region.
+    """
+    spread, base = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    for first, odd, even in components:
+        if first is None or odd is None or even is None:
+            continue
+        draws = len(even)
+        base = _mean_square(first, inside) + base
+        spread = _mean_square(odd, inside) + _mean_square(even, inside) + spread
+        if draws > 1:
+            # The spread of replicas is about their mean: products of distinct draws estimate its
+            # square.
+            shift = even[:, inside].double()
+            square = (shift.sum(0) ** 2 - (shift**2).sum(0)) / (draws * (draws - 1))
+            spread = spread - square.mean()
+    ratio = float((spread.mean() / base.mean()).clamp_min(0).sqrt())
+    if len(base) < 2:
+        return ratio, 0.0
+    deviations = (spread - base * (spread.mean() / base.mean())) / base.mean()
+    return ratio, float(deviations.std()) / len(base) ** 0.5 / (2 * max(ratio, 1e-12))
 
 
 def _mean_square(values: Tensor, inside: Tensor) -> Tensor:
