@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -117,3 +119,20 @@ def test_there_is_none_where_there_is_no_image():
     found = noise_map(load("tv"), stack, tolerance=0, max_passes=16)
     assert bool((found.sigma[0] > 0).any())
     assert not bool(found.sigma[1].any())
+
+
+def test_it_is_made_where_the_number_of_threads_was_set() -> None:
+    """There the inverse of a batch of matrices never returns (PyTorch issue 142815): in a process
+    that can be stopped."""
+    script = """
+import torch
+from snrecon.noise.problem import Problem
+from snrecon.noise.surrogate import LineSurrogate
+from snrecon.recon import ZeroFilled
+from snrecon.training.simulate import simulate_scan
+torch.set_num_threads(2)
+mask = (torch.arange(192) % 2 == 0)[:, None].expand(192, 24)
+scan, _ = simulate_scan(torch.ones(192, 24), 4, 30.0, mask, seed=1)
+assert LineSurrogate.of(Problem.of(ZeroFilled(), scan)) is not None
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=240)

@@ -139,5 +139,11 @@ def _inverse(gram: Tensor, along: Tensor, across: Tensor) -> Tensor:
         matrix[:, here, here] += weight + weight.roll(1, -1) + extra
         matrix[:, here, following] -= weight
         matrix[:, following, here] -= weight
-        parts.append(torch.linalg.inv(matrix))
+        # Not the inverse of the batch: it never returns once somebody has called
+        # torch.set_num_threads (PyTorch issue 142815).
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        inverse = torch.cholesky_inverse(factor)
+        for line in failed.nonzero()[:, 0].tolist():  # by rounding
+            inverse[line] = torch.linalg.inv(matrix[line])
+        parts.append(inverse)
     return torch.cat(parts)
