@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,7 +154,7 @@ def test_finished_volumes_are_not_done_again(
 def test_division_is_by_subject_and_seeded() -> None:
     def divided(order: list[int], share: float, seed: int) -> dict[str, str]:
         table = {f"{i}.npz": {"file": f"{i}.npz", "subject": f"subject {i // 2}"} for i in order}
-        return {e["file"]: e["split"] for e in module._divided(table, share, seed)}
+        return {name: e["split"] for name, e in module._divided(table, share, seed).items()}
 
     first = divided(list(range(20)), 0.2, 0)
     assert first == divided(list(range(20))[::-1], 0.2, 0)
@@ -162,6 +163,43 @@ def test_division_is_by_subject_and_seeded() -> None:
     assert any(divided(list(range(20)), 0.2, seed) != first for seed in range(1, 4))
     assert set(divided([0, 1], 0.5, 0).values()) == {"train"}  # a single subject
     assert set(divided(list(range(20)), 0, 0).values()) == {"train"}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_subjects_stay_on_their_side_when_others_come(seed: int) -> None:
+    def entry(i: int) -> dict[str, object]:
+        return {"file": f"{i}.npz", "subject": f"subject {i}"}
+
+    few = module._divided({f"{i}.npz": entry(i) for i in range(20)}, 0.1, seed)
+    settled = {name: {**e, "settled": True} for name, e in few.items()}
+    many = module._divided({**settled, **{f"{i}.npz": entry(i) for i in range(20, 60)}}, 0.1, seed)
+    assert {name: many[name]["split"] for name in few} == {n: e["split"] for n, e in few.items()}
+    assert sum(e["split"] == "validation" for e in many.values()) == 6
+
+
+def test_another_share_or_seed_divides_anew(raw: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for share, held in ((0.5, 1), (0.0, 0), (0.5, 1)):
+        assert prepare([raw], data, validation=share).validation == held
+    sides = set()
+    for seed in (0, 7):
+        prepare([raw], data, validation=0.5, seed=seed)
+        sides |= {e["file"] for e in read_index(data) if e["split"] == "validation"}
+    assert sides == {"s0.npz", "s1.npz"}
+
+
+def test_a_changed_covariance_file_makes_the_volume_again(tmp_path: Path) -> None:
+    save_scan(real_files.full_scan(seed=3), tmp_path / "s.npz")
+    coils = np.load(tmp_path / "s.npz")["kspace"].shape[-3]
+    settings = Settings(noise_covariance=str(tmp_path / "psi.npy"), min_signal=0)
+    found = []
+    for factor in (1, 4):
+        np.save(tmp_path / "psi.npy", factor * np.eye(coils, dtype=np.complex64))
+        assert prepare([tmp_path / "s.npz"], tmp_path / "data", settings).done_before == 0
+        with np.load(tmp_path / "data" / "s.npz") as file:
+            found.append(np.linalg.norm(file["kspace"]))
+    assert found[1] / found[0] == pytest.approx(0.5, rel=1e-4)
+    assert prepare([tmp_path / "s.npz"], tmp_path / "data", settings).done_before == 1
 
 
 def test_subjects_of_fastmri_files(tmp_path: Path) -> None:
@@ -184,9 +222,19 @@ def test_equal_names_and_bad_input(raw: Path, tmp_path: Path) -> None:
     assert {e["split"] for e in read_index(tmp_path / "data")} == {"train", "validation"}
     prepare([raw / "s0.npz"], tmp_path / "later")
     before = (tmp_path / "later" / "s0.npz").read_bytes()
-    with pytest.raises(InputError, match="would replace it"):
-        prepare([other / "s0.npz"], tmp_path / "later")
+    prepare([other / "s0.npz"], tmp_path / "later")
     assert (tmp_path / "later" / "s0.npz").read_bytes() == before
+    assert prepare([raw / "s0.npz", other / "s0.npz"], tmp_path / "later").done_before == 2
+    assert {e["file"] for e in read_index(tmp_path / "later")} == {"s0.npz", "other_s0.npz"}
+    again = tmp_path / "again" / "other"
+    again.mkdir(parents=True)
+    save_scan(real_files.full_scan(seed=6), again / "s0.npz")
+    with pytest.raises(InputError, match="would get the same name"):
+        prepare([again / "s0.npz"], tmp_path / "later")
+    shutil.copy(raw / "s0.npz", again / "moved.npz")
+    with pytest.raises(InputError, match="the same scan as"):
+        prepare([again / "moved.npz"], tmp_path / "later")
+    assert len(read_index(tmp_path / "later")) == 2
     (tmp_path / "void").mkdir()
     with pytest.raises(InputError, match="holds no scans"):
         prepare([tmp_path / "void"], tmp_path / "data")

@@ -78,9 +78,10 @@ def prepare(
     """Make training data of scans; see the module for the format.
 
     What is finished stays finished: a volume is made again only if its source (size or time of
-    change) or the settings are different, or its file is gone. Other volumes that the folder holds
-    already stay, so data can be added. Volumes of one subject (``patient_id`` of the
-    file, else the file's name) are all for training or all for validation.
+    change), the settings or the file of the noise covariance are different, or its file is gone.
+    Other volumes that the folder holds already stay, so data can be added. Volumes of one subject
+    (``patient_id`` of the file, else the volume's name) are all for training or all for validation,
+    and stay there when data are added, unless ``validation`` or ``seed`` is another.
 
     Args:
         sources: Scan files of any format that ``load`` reads, and folders of them.
@@ -92,9 +93,9 @@ def prepare(
         progress: Called as ``progress(done, total, message)``.
 
     Raises:
-        InputError: if a scan cannot be used, the folder cannot be written, or a volume would
-            replace one of the scans or another file that is no volume of the folder. A folder that
-            was made for the data does not stay empty.
+        InputError: if a scan cannot be used or is there already under another name, the folder
+            cannot be written, or a volume would replace one of the scans or another file that is no
+            volume of the folder. A folder that was made for the data does not stay empty.
     """
     settings = settings or Settings()
     if settings.keep_noise and settings.coils is not None:
@@ -102,22 +103,27 @@ def prepare(
                          "--keep-noise.")
     if not 0 <= validation < 1:
         raise InputError(f"the validation share must lie from 0 to below 1, not {validation:g}.")
-    names = _names(_files(sources))
+    files = _files(sources)
     with made_folder(folder) as made:
-        return _prepared(names, made, settings, validation, seed, progress)
+        return _prepared(files, made, settings, validation, seed, progress)
 
 
 def _prepared(
-    names: dict[str, Path], folder: Path, settings: Settings, validation: float, seed: int,
+    files: list[Path], folder: Path, settings: Settings, validation: float, seed: int,
     progress: Progress | None,
 ) -> Report:
-    table = {entry["file"]: entry for entry in _old_index(folder)
+    old = _read_index(folder) if (folder / INDEX).exists() else {"volumes": []}
+    table = {entry["file"]: entry for entry in old["volumes"]
              if (folder / entry["file"]).is_file()}
-    for name, path in names.items():
-        if name in table and table[name]["source"] != str(path):
-            raise InputError(f"{folder / name} was made from {table[name]['source']}, and {path} "
-                             "would replace it; rename the scan or choose another folder.")
+    same = (old.get("seed"), old.get("validation")) == (seed, validation)
+    table = {name: {**entry, "settled": same and entry.get("settled", False)}
+             for name, entry in table.items()}
+    names = _names(files, {entry["source"]: name for name, entry in table.items()})
     _check_replaced(names, folder, table)
+
+    def write() -> None:
+        _write_index(folder, list(table.values()), seed, validation)
+
     before = 0
     for done, (name, path) in enumerate(names.items()):
         if progress is not None:
@@ -126,10 +132,18 @@ def _prepared(
         if name in table and table[name]["mark"] == mark:
             before += 1
         else:
+            _check_new(path, folder, [entry for entry in table.values() if entry["file"] != name])
+            before_it = table.get(name, {})
             table[name] = {**_volume(path, folder / name, settings), "mark": mark}
-            _write_index(folder, _divided(table, validation, seed), seed)
-    entries = _divided(table, validation, seed)
-    _write_index(folder, entries, seed)
+            if before_it.get("subject") == table[name]["subject"]:
+                table[name] |= {"split": before_it["split"], "settled": before_it["settled"]}
+            table = _divided(table, validation, seed)
+            write()
+    # Only now: an interrupted run goes on to the division of one that was not.
+    table = {name: {**entry, "settled": True}
+             for name, entry in _divided(table, validation, seed).items()}
+    write()
+    entries = list(table.values())
     held = sum(entry["split"] == "validation" for entry in entries)
     return Report(len(entries), before, sum(entry["slices"] for entry in entries),
                   sum(entry["skipped"] for entry in entries), len(entries) - held, held,
@@ -150,19 +164,32 @@ def _check_replaced(
                              f"{folder / INDEX} knows; move it away or choose another folder.")
 
 
+def _check_new(path: Path, folder: Path, others: list[dict[str, Any]]) -> None:
+    """One scan twice could be in training and in validation."""
+    digest = _digest(_data_file(path))
+    for entry in others:
+        if entry.get("source_sha256") == digest:
+            raise InputError(
+                f"{path} is the same scan as {entry['source']}, of which {folder / entry['file']} "
+                "was made: leave one of them out, or delete that volume if the scan was moved.")
+
+
 def read_index(folder: str | Path) -> list[dict[str, Any]]:
     """The volumes of a folder of training data.
 
     Raises:
         InputError: if the index is missing or damaged.
     """
-    path = Path(folder) / INDEX
+    return list(_read_index(Path(folder))["volumes"])
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    path = folder / INDEX
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if found["format"] != FORMAT:
             raise ValueError("it is of another version")
-        entries = found["volumes"]
-        for entry in entries:
+        for entry in found["volumes"]:
             for key in ("file", "source", "subject", "split", "mark", "slices", "skipped"):
                 entry[key]
     except FileNotFoundError as error:
@@ -171,7 +198,7 @@ def read_index(folder: str | Path) -> list[dict[str, Any]]:
         raise InputError(
             f"{path}: this is not an index of training data ({reason(error)})."
         ) from error
-    return list(entries)
+    return found
 
 
 def _volume(path: Path, out: Path, settings: Settings) -> dict[str, Any]:
@@ -222,27 +249,33 @@ def _arrays(made: Prepared, scan: Scan, settings: Settings) -> dict[str, Any]:
     return arrays
 
 
-def _divided(table: dict[str, dict[str, Any]], share: float, seed: int) -> list[dict[str, Any]]:
-    """Entries with their ``split``; a subject's place does not depend on the order of files."""
-    entries = [table[name] for name in sorted(table)]
-    subjects = sorted({entry["subject"] for entry in entries},
-                      key=lambda s: hashlib.sha256(f"{seed}:{s}".encode()).hexdigest())
+def _divided(
+    table: dict[str, dict[str, Any]], share: float, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Entries with their ``split``, sorted by name. Subjects of settled entries stay where they
+    are; the place of the others does not depend on the order of files."""
+    subjects = {entry["subject"] for entry in table.values()}
+    settled = {entry["subject"]: entry["split"] for entry in table.values()
+               if entry.get("settled")}
     count = round(share * len(subjects))
     if share > 0 and len(subjects) > 1:
         count = min(max(count, 1), len(subjects) - 1)
-    held = set(subjects[:count])
-    return [{**entry, "split": "validation" if entry["subject"] in held else "train"}
-            for entry in entries]
+    held = {subject for subject, split in settled.items() if split == "validation"}
+    drawn = sorted(subjects - set(settled),
+                   key=lambda s: hashlib.sha256(f"{seed}:{s}".encode()).hexdigest())
+    held |= set(drawn[:max(count - len(held), 0)])
+    return {name: {**table[name],
+                   "split": "validation" if table[name]["subject"] in held else "train"}
+            for name in sorted(table)}
 
 
-def _write_index(folder: Path, entries: list[dict[str, Any]], seed: int) -> None:
-    text = json.dumps({"format": FORMAT, "seed": seed, "volumes": entries}, indent=1)
+def _write_index(
+    folder: Path, entries: list[dict[str, Any]], seed: int, validation: float
+) -> None:
+    text = json.dumps({"format": FORMAT, "seed": seed, "validation": validation,
+                       "volumes": entries}, indent=1)
     with staged() as staging:
         staging.path(folder / INDEX).write_text(text + "\n", encoding="utf-8")
-
-
-def _old_index(folder: Path) -> list[dict[str, Any]]:
-    return read_index(folder) if (folder / INDEX).exists() else []
 
 
 def _files(sources: Iterable[str | Path]) -> list[Path]:
@@ -263,23 +296,34 @@ def _files(sources: Iterable[str | Path]) -> list[Path]:
     return list(dict.fromkeys(path.absolute() for path in found))
 
 
-def _names(paths: list[Path]) -> dict[str, Path]:
-    """File names of the prepared volumes; equal ones are told apart by their folders."""
-    names: dict[str, Path] = {}
+def _names(paths: list[Path], known: dict[str, str]) -> dict[str, Path]:
+    """File names of the prepared volumes: of ``known`` sources those that they have, of others the
+    scans' own, with their folder's where that one is not free."""
+    names = {known[str(path)]: path for path in paths if str(path) in known}
+    used = {**{name: source for source, name in known.items()},
+            **{name: str(path) for name, path in names.items()}}
     stems = [path.stem for path in paths]
     for path in paths:
-        stem = path.stem if stems.count(path.stem) == 1 else f"{path.parent.name}_{path.stem}"
-        if f"{stem}.npz" in names:
-            raise InputError(f"{path} and {names[f'{stem}.npz']} would get the same name; rename "
-                             "one of them.")
-        names[f"{stem}.npz"] = path
+        if str(path) in known:
+            continue
+        name = f"{path.stem}.npz"
+        if stems.count(path.stem) > 1 or name in used:
+            name = f"{path.parent.name}_{path.stem}.npz"
+        if name in used:
+            raise InputError(f"{path} and {used[name]} would get the same name; rename one of them "
+                             "or choose another folder.")
+        names[name], used[name] = path, str(path)
     return names
 
 
 def _mark(path: Path, settings: Settings) -> str:
-    """Changes when the source or the settings do."""
+    """Changes when the source, the settings or the file of the covariance do."""
     about = _data_file(path).stat()
-    text = json.dumps([str(path), about.st_size, about.st_mtime_ns, asdict(settings)])
+    parts = [str(path), about.st_size, about.st_mtime_ns, asdict(settings)]
+    if settings.noise_covariance is not None:
+        covariance = _data_file(Path(settings.noise_covariance))
+        parts += [_digest(covariance)] if covariance.is_file() else []
+    text = json.dumps(parts)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
