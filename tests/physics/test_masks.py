@@ -165,6 +165,7 @@ def test_partial_fourier_keeps_the_last_lines() -> None:
     assert np.array_equal(lines(mask), np.arange(128) >= 48)
     assert mask.acceleration == pytest.approx(1.6)
     assert mask.calibration == 2 * 16 + 1  # 48..64..80
+    assert make_mask("partial_fourier", (256, 8), 16 / 9).calibration == 2 * 16 + 1
     for calibration, rate in ((40, 1.6), (None, 2.5)):
         with pytest.raises(InputError, match="partial Fourier"):
             make_mask("partial_fourier", (128, 8), rate, calibration)

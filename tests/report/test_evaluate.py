@@ -23,7 +23,7 @@ from snrecon.metrics import score
 from snrecon.physics.fourier import ifft
 from snrecon.recon.zero_filled import root_sum_of_squares
 from snrecon.report.demo import save_scan
-from snrecon.report.evaluate import Row, compare, reconstruct
+from snrecon.report.evaluate import Row, centre, compare, reconstruct
 from snrecon.report.score_table import collect, show, summary
 
 MASK = {"kind": "equispaced_fraction", "acceleration": 2, "calibration": 12}
@@ -54,6 +54,23 @@ def test_without_undersampling_an_image_is_its_reference(brain: Path, kind: str)
         replace(scan, maps=3j * torch.ones_like(scan.kspace)), brain.with_name("scaled.npz"))
     (same,) = reconstruct(units, recon.ZeroFilled(), None, reference="matched")
     assert same.nmse < 1e-9
+
+
+@pytest.mark.parametrize(("have", "want"), [((8, 6), (5, 3)), ((7, 9), (4, 4)), ((8, 7), (8, 7))])
+def test_images_are_cropped_as_fastmri_crops(
+    have: tuple[int, int], want: tuple[int, int]
+) -> None:
+    image = torch.arange(2 * math.prod(have)).reshape(2, *have)
+    top, left = ((h - w) // 2 for h, w in zip(have, want, strict=True))
+    found = centre(image, torch.empty(2, *want), "x")
+    assert torch.equal(found, image[:, top : top + want[0], left : left + want[1]])
+
+
+def test_a_network_of_whitened_kspace_is_scored_in_its_units(brain: Path) -> None:
+    network = recon.KspaceModule(torch.nn.Identity(), ("kspace",), "kspace", combine="matched")
+    (row,) = reconstruct(brain, network, None)
+    assert row.nmse < 5e-3
+    assert row.scale == pytest.approx(1, abs=0.01)
 
 
 def test_scores_are_of_the_undersampled_scan(brain: Path) -> None:

@@ -105,7 +105,9 @@ def make_mask(
     axes = _axes(planar, len(grid))
     shape = tuple(grid[a] for a in axes)
     count = math.prod(shape)
-    if calibration is None:
+    if calibration is None and kind == "partial_fourier":
+        calibration = 0
+    elif calibration is None:
         share = 0.32 / (math.sqrt(acceleration) if planar else acceleration)
         calibration = round(min(shape) * share)
     if not 0 <= calibration <= max(shape):

@@ -24,7 +24,7 @@ from snrecon.recon.forward_model import KSPACE, NOISE, ForwardModel, forward_mod
 from snrecon.recon.own_network import fitted
 from snrecon.recon.planes import bind_planes
 from snrecon.recon.snr_units import SnrUnits
-from snrecon.recon.zero_filled import root_sum_of_squares
+from snrecon.recon.zero_filled import matched_filter_maps, root_sum_of_squares
 
 Channels = Literal["pairs", "complex", "magnitude"]
 Input = Literal["kspace", "mask", "maps"]
@@ -204,15 +204,17 @@ class KspaceModule(Reconstructor):
             function,
             f"{self.name}:{type(self._module).__name__}",
             frozen=model.frozen if used else (),
-            maps=None,
-            units=self._units(matched),
+            maps=matched_filter_maps(model.maps) if matched and self.whiten else None,
+            units=self._units(model, matched),
             details=details,
         )
 
-    def _units(self, matched: bool) -> str:
+    def _units(self, model: ForwardModel, matched: bool) -> str:
         """What is known of them: an image is in whatever units the network chose."""
-        if self.output != "kspace" or matched:
+        if self.output != "kspace":
             return Bound.units
+        if matched:
+            return model.matched_filter_units if self.whiten else Bound.units
         return NOISE if self.whiten else KSPACE
 
     def _model(self, scan: Scan) -> ForwardModel:

@@ -292,8 +292,7 @@ def centre(image: Tensor, reference: Tensor, name: str) -> Tensor:
             f"{name}: the images are {'x'.join(map(str, have))}, the reference is "
             f"{'x'.join(map(str, want))} (slices, ky, kx): they are not of the same scan."
         )
-    y, x = (h // 2 - w // 2 for h, w in zip(have[1:], want[1:]))
-    return image[:, y : y + want[1], x : x + want[2]]
+    return centre_crop(image, (want[1], want[2]))
 
 
 def head(reference: Tensor) -> Tensor:
