@@ -43,7 +43,8 @@ def soft_espirit(kspace: Tensor, calibration: Tensor, iterations: int) -> Tensor
 
     Singular values s of the calibration matrix count with ``s^4 / (s^4 + l^2)``, l being the
     largest ``s^2`` that whitened noise alone would give (Marchenko and Pastur) plus 1e-4 of the sum
-    of all of them.
+    of all of them. In single precision the derivative is right to a part in a thousand at the SNR
+    of measured data, and no longer far beyond (an SNR of a hundred thousand and more).
 
     Args:
         kspace: ``(coil, ky, kx)`` or ``(batch, coil, ky, kx)`` complex, whitened: noise of
