@@ -43,8 +43,8 @@ class SimulationConfig:
     )
     """Mask kinds, drawn with equal weights; repeat one to draw it more often."""
     calibration: list[float] = field(default_factory=lambda: [0.04, 0.10])
-    """Range of the fully sampled share of the lines, 0.4 over the acceleration at most; the block of
-    2D kinds has sides of twice the share."""
+    """Range of the fully sampled share of the lines, 0.4 over the acceleration at most; the block
+    of 2D kinds has sides of twice the share."""
     grids: list[list[int]] = field(
         default_factory=lambda: [[128, 128], [128, 96], [160, 80], [192, 64], [256, 64]]
     )
