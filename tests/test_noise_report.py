@@ -80,7 +80,7 @@ def test_grid_is_whole_and_named_cells_are_the_papers() -> None:
     assert not any(s.many for s in settings)
     deep = noise_paper.named(["a", "b", "c"])
     assert [(s.scan, s.network) for s in deep] == [
-        ("pulseq", "a"), ("pulseq", "b"), ("pulseq", "c"), ("mripy", "a")]
+        (scan, network) for scan in ("pulseq", "mripy") for network in ("a", "b", "c")]
     assert {(s.probes, s.samples, s.rate, s.level, s.many) for s in deep} == {
         (1000, 3000, 8.0, 1.0, True)}
     assert len({s.name for s in [*settings, *deep]}) == len(settings) + len(deep)
@@ -101,25 +101,6 @@ def test_cells_of_other_weights_are_not_finished(
     assert noise_paper.finished(setting, tmp_path) == cell  # all were of the CPU
     monkeypatch.setattr(noise_paper, "weights_checksum", lambda network: "others")
     assert noise_paper.finished(setting, tmp_path) is None
-
-
-def test_the_cell_with_the_most_samples_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(noise_paper, "weights_checksum", lambda network: "w")
-    many = Setting("mripy", "modl", 8.0, 1.0, "random", 200, 200)
-    few = replace(many, probes=50, samples=50)
-    assert noise_paper.finest(many, tmp_path) == many
-    assert noise_paper.finest(few, tmp_path) == few
-    cells.write(tmp_path, few.name, asdict(CELL))
-    assert noise_paper.finest(many, tmp_path) == few  # what a report takes
-    assert noise_paper.finest(many, tmp_path, least=200) == many  # is still to be measured
-    cells.write(tmp_path, many.name, asdict(CELL))
-    for setting in (few, many):
-        assert noise_paper.finest(setting, tmp_path) == many
-        assert noise_paper.finest(setting, tmp_path, least=50) == many
-    rows = noise_report.grid_table({few: CELL, many: CELL}).splitlines()
-    assert [row.split(" | ")[-1] for row in rows[2:]] == ["50 |", "200 |"]
 
 
 def test_voxels_are_drawn_from_the_region() -> None:

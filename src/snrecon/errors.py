@@ -25,20 +25,26 @@ class SnreconWarning(UserWarning):
 
 
 @contextmanager
-def naming(source: str) -> Iterator[None]:
+def naming(source: str, part: str = "") -> Iterator[None]:
     """Put the name of what is at fault before the sentences raised within that lack it.
 
     Args:
         source: File or description, as in ``Scan.source``.
+        part: Of it, such as a slice.
 
     Raises:
-        InputError: the one raised within, beginning with ``source`` unless it names it already.
+        InputError: the one raised within, beginning with ``source`` unless it names it already, and
+            with the part.
     """
+    place = f"{source}, {part}" if part else source
     try:
         yield
     except MissingExtraError:  # the installation is at fault, not the file
         raise
     except InputError as error:
-        if f"{source}:" in str(error):
+        text = str(error)
+        if f"{source}:" not in text:
+            raise InputError(f"{place}: {text}") from error
+        if not part:
             raise
-        raise InputError(f"{source}: {error}") from error
+        raise InputError(text.replace(f"{source}:", f"{place}:", 1)) from error

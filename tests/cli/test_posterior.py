@@ -27,7 +27,7 @@ def test_a_result_file(snrecon: Run, scan_file: Path, out: Path) -> None:
     done = snrecon(*words, "--out", out / "p.h5", "--keep")
     assert done.code == 0, done.err
     assert done.err == ""
-    for text in ("jumpy", "5, seed 3", "at fixed data", "normal approximation",
+    for text in ("jumpy", "5, seed 3", "at fixed data", "Student's t",
                  f"wrote {out / 'p.h5'}"):
         assert text in done.out
     result = SpreadMap.load(out / "p.h5")

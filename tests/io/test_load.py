@@ -279,7 +279,7 @@ class TestMaps:
         with pytest.raises(InputError, match="maps contains NaN"):
             load(path, maps=np.full((3, 12, 10), np.nan))
         (tmp_path / "maps.txt").write_text("no maps")
-        with pytest.raises(InputError, match=r"maps\.txt: maps are read from"):
+        with pytest.raises(InputError, match=r"maps\.txt: maps must come from"):
             load(path, maps=tmp_path / "maps.txt")
 
 

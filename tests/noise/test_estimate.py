@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 from benchmarks.small_problems import irregular_mask, plane_mask, small_scan
 from torch import Tensor
 
+from real_files import full_scan
 from snrecon.data import Scan
 from snrecon.errors import InputError, SnreconWarning
+from snrecon.io import load
 from snrecon.networks.noise_predictor import NoisePredictor
 from snrecon.noise import estimate, linearity_check, noise_map, roi
 from snrecon.physics.fourier import ifft
 from snrecon.recon.sense import Sense
 from snrecon.recon.zero_filled import ZeroFilled
+from snrecon.report.demo import save_scan
 
 
 @pytest.fixture(scope="module")
@@ -316,3 +320,13 @@ def test_regions_without_noise_are_named(scan: Scan) -> None:
         found = noise_map(Sense(0.1, "cg"), scan, estimator="certified", tolerance=0,
                           max_passes=16, regions={"air": air, "head": (~air).numpy()})
     assert set(found.details["certificate"]["regions"]) == {"head"}
+
+
+def test_a_result_says_which_scan_and_mask_it_is_of(tmp_path: Path) -> None:
+    scan = load(save_scan(full_scan(), tmp_path / "s.npz"),
+                undersample={"kind": "random", "acceleration": 2, "seed": 7})
+    details = noise_map(Sense(lamda=0.1), scan).details
+    assert details["source"] == str(tmp_path / "s.npz")
+    assert (details["undersampling"]["kind"], details["undersampling"]["seed"]) == ("random", 7)
+    assert details["undersampling"]["calibration"] > 0
+    assert Sense(lamda=0.1).reconstruct(scan)[2]["undersampling"] == details["undersampling"]

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from snrecon.errors import SnreconWarning
 from snrecon.physics.differences import Gradient
-from snrecon.physics.operators import Encoding, LinearOperator
+from snrecon.physics.operators import Encoding, LinearOperator, dense
 from snrecon.physics.solvers import (
     conjugate_gradient,
     fista,
     group_projection,
     group_threshold,
+    least_squares,
     linear_solve,
     pdhg,
     power_iteration,
@@ -178,6 +179,30 @@ def test_derivatives_of_the_solve_are_the_dense_inverse(
     leaf = b.clone().requires_grad_()
     (solve(leaf) * batch[1].conj()).sum().real.backward()
     torch.testing.assert_close(leaf.grad, wanted[1], **same)
+
+
+def test_least_squares_and_its_adjoint_where_the_system_is_singular() -> None:
+    generator = torch.Generator().manual_seed(8)
+    maps = random_complex(2, 6, 5, seed=9)
+    maps[:, :, 0] = 0
+    mask = torch.rand(6, 5, generator=generator) < 0.4
+    encoding = Encoding(maps, mask)
+    inverse = np.linalg.pinv(dense(encoding).numpy(), rcond=1e-10)
+    assert np.linalg.matrix_rank(inverse) < 25  # of 25 voxels with maps
+    y, u = random_complex(3, 2, 6, 5, seed=10), random_complex(3, 6, 5, seed=11)
+    wanted = y.reshape(3, -1).numpy() @ inverse.T
+    solve = partial(least_squares, encoding, tolerance=1e-12)
+    found, vjp = torch.func.vjp(solve, y)
+    np.testing.assert_allclose(found.reshape(3, -1).numpy(), wanted, atol=1e-9)
+    back = u.reshape(3, -1).numpy() @ inverse.conj()
+    np.testing.assert_allclose(vjp(u)[0].reshape(3, -1).numpy(), back, atol=1e-9)
+    _, single = torch.func.vjp(solve, y[0])
+    rows = torch.func.vmap(lambda v: single(v)[0])(u)
+    np.testing.assert_allclose(rows.reshape(3, -1).numpy(), back, atol=1e-9)
+    _, moved = torch.func.jvp(solve, (y[0],), (y[1],))
+    np.testing.assert_allclose(moved.flatten().numpy(), wanted[1], atol=1e-9)
+    both = torch.func.vmap(lambda t: torch.func.jvp(solve, (y[0],), (t,))[1])(y)
+    np.testing.assert_allclose(both.reshape(3, -1).numpy(), wanted, atol=1e-9)
 
 
 def test_derivatives_inside_a_nonlinear_function(measurement: tuple[Encoding, np.ndarray]) -> None:

@@ -106,7 +106,7 @@ def test_real_images_have_real_coefficients() -> None:
     torch.testing.assert_close(operator(x), operator(x + 0j).real)
 
 
-@pytest.mark.parametrize("name", ["bior2.2", "no such", "mexh"])
+@pytest.mark.parametrize("name", ["bior2.2", "no such", "mexh", "dmey"])
 def test_wavelets_that_are_not_orthogonal_are_refused(name: str) -> None:
     with pytest.raises(InputError, match="not an orthogonal wavelet"):
         Wavelet((16, 16), name)

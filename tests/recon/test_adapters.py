@@ -14,6 +14,7 @@ from snrecon.data import NoiseModel, Scan
 from snrecon.errors import InputError, SnreconWarning
 from snrecon.networks.varnet import root_mean_square
 from snrecon.noise import noise_map
+from snrecon.noise.problem import Problem
 from snrecon.physics.fourier import ifft
 from snrecon.recon import ImageModule, KspaceModule, direct_varnet, monai_varnet
 from snrecon.recon.forward_model import KSPACE, NOISE
@@ -298,3 +299,25 @@ def test_kspace_of_whitened_coils_gives_images_in_units_of_the_noise():
     stored = KspaceModule(same, ("kspace",), "kspace", pairs=False, whiten=False)
     assert white.bind(scan).units == NOISE
     assert stored.bind(scan).units == KSPACE
+
+
+def test_networks_that_answer_in_half_precision():
+    scan = make_scan()
+    layer = nn.Conv2d(2, 2, 3, padding=1)
+
+    class Half(nn.Module):
+        def forward(self, x):
+            return layer(x.float()).to(torch.bfloat16)
+
+    image = ImageModule(Half(), channels="pairs")(scan)
+    assert image.dtype == scan.kspace.dtype
+    network = KspaceModule(Kspace(lambda k: k.to(torch.float16)), ("kspace",), "kspace")
+    wanted = KspaceModule(Kspace(lambda k: k), ("kspace",), "kspace")(scan)
+    torch.testing.assert_close(network(scan), wanted, rtol=1e-2, atol=1e-2)
+
+
+def test_networks_of_pairs_are_traced():
+    problem = Problem.of(ImageModule(nn.Conv2d(2, 2, 3, padding=1), channels="pairs"), make_scan())
+    noise = problem.noise(1, range(2), 3)
+    assert problem.linearization.jvp(noise).shape[0] == 2
+    assert problem.linearization.strategy == "linearize"

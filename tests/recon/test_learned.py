@@ -11,6 +11,7 @@ import networks_at_hand as nets
 from derivatives import check_derivatives, check_linearization, draw
 from snrecon.data import NoiseModel, Scan
 from snrecon.errors import InputError
+from snrecon.networks.convert import convert
 from snrecon.networks.e2e_varnet import combine_coils
 from snrecon.networks.regularised import SENSE_LAMBDA, sense_image
 from snrecon.networks.sensitivity import calibration_samples
@@ -19,7 +20,7 @@ from snrecon.networks.unet import INITIAL_LAMBDA, complex_unet, magnitude_unet
 from snrecon.noise import noise_map
 from snrecon.physics.fourier import ifft
 from snrecon.physics.gram import FourierGram
-from snrecon.recon import E2EVarNet, MoDL, UNet
+from snrecon.recon import E2EVarNet, MoDL, Sense, UNet, VarNet
 from snrecon.recon.forward_model import KSPACE, NOISE
 from snrecon.recon.registry import load
 from support import random_complex
@@ -290,6 +291,27 @@ def test_published_files_are_used_as_published(tmp_path):
     torch.testing.assert_close(recon(scan), wanted)
     with pytest.raises(InputError, match="only for unet, e2e_varnet and"):
         load(f"modl:{path}")
+
+
+@pytest.mark.parametrize(("method", "network"), [
+    (E2EVarNet, nets.e2e_varnet()), (UNet, nets.unet(1))])
+def test_converted_networks_are_used_as_published(method, network):
+    converted = convert(method.name, network.state_dict())
+    recon = method(converted, crop=(12, 12))
+    assert (recon.published, recon.combine) == (True, "rss")
+    scan = make_scan()
+    torch.testing.assert_close(recon(scan), method(network, published=True, crop=(12, 12))(scan))
+    assert not method(converted, published=False).published
+
+
+def test_images_carry_no_graph_and_slices_at_fault_are_named():
+    scan = make_scan()
+    image = VarNet(nets.varnet())(scan)
+    assert not image.requires_grad
+    stack = replace(scan, kspace=torch.stack([scan.kspace, 0 * scan.kspace]), maps=None,
+                    layout="stack", source="brain.h5")
+    with pytest.raises(InputError, match=r"^brain\.h5, slice 1: "):
+        Sense()(stack)
 
 
 def test_what_they_cannot_do_is_a_sentence():

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from snrecon.data import NoiseModel, Scan
 from snrecon.errors import InputError, SnreconWarning
+from snrecon.noise import noise_map, roi
+from snrecon.physics.operators import Encoding, dense
 from snrecon.recon import Sense
 from snrecon.recon.lattice import regular_lattice
 
@@ -184,3 +188,32 @@ def test_ill_conditioned_sense_says_so(small_scan) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", SnreconWarning)
         Sense(lamda=1.0).bind(scan)
+
+
+def test_regions_that_reach_into_air(small_scan) -> None:
+    """Cotangents outside the range of the normal equations: there is no noise where maps are 0."""
+    generator = torch.Generator().manual_seed(3)
+    scan = small_scan(torch.rand(12, 10, generator=generator) < 0.6)
+    maps = scan.maps.clone()
+    maps[..., :3] = 0
+    scan = replace(scan, maps=maps)
+    region, head = torch.zeros(12, 10, dtype=torch.bool), torch.zeros(12, 10, dtype=torch.bool)
+    region[4:7], head[4:7, 3:] = True, True
+    whole, inside = (roi(Sense(solver="cg"), scan, one.double() / region.sum())
+                     for one in (region, head))
+    assert 0 < whole.sd < 10
+    assert whole.sd == pytest.approx(inside.sd, rel=1e-6)
+
+
+@pytest.mark.parametrize("coils", [1, 2])
+def test_exact_rows_where_too_little_is_sampled(coils: int) -> None:
+    generator = torch.Generator().manual_seed(4)
+    mask = torch.rand(12, 10, generator=generator) < 0.3
+    maps = torch.randn(coils, 12, 10, dtype=torch.complex128, generator=generator)
+    kspace = torch.randn(coils, 12, 10, dtype=torch.complex128, generator=generator) * mask
+    scan = Scan(kspace, mask, maps, NoiseModel(torch.eye(coils, dtype=torch.complex128)))
+    recon = Sense(solver="cg")
+    exact = noise_map(recon, scan, estimator="exact").sigma
+    inverse = np.linalg.pinv(dense(Encoding(maps, mask)).numpy(), rcond=1e-10)
+    wanted = np.sqrt((np.abs(inverse) ** 2).sum(1) / 2).reshape(12, 10)
+    np.testing.assert_allclose(exact.numpy(), wanted, rtol=1e-5, atol=1e-8)

@@ -51,6 +51,6 @@ def test_text(samples: int) -> None:
     text = describe_spread(result)
     for words in ("score", f"{samples}, seed 3", "at fixed data", "maps", "0.95"):
         assert words in text
-    assert ("normal approximation" in text) == (samples == 4)
+    assert ("Student's t" in text) == (samples == 4)
     nothing = SpreadMap.of(SampleMoments.empty(draws[0] * 0).added(draws * 0), 0.95)
     assert "0 everywhere" in describe_spread(nothing)

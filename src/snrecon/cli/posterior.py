@@ -39,7 +39,7 @@ def add(commands: Any) -> None:
     group.add_argument(
         "--level", metavar="P", type=positive, default=0.95,
         help="what the intervals cover (default 0.95); from 2/(1-P)-1 samples on they assume no "
-        "distribution, below they are normal approximations",
+        "distribution, below they are Student's, for normal samples",
     )  # fmt: skip
     group.add_argument(
         "--keep", action="store_true", help="keep all samples in the file (.h5, .npz)"

@@ -261,7 +261,8 @@ def _undersample(
         )
         facts = {"seed": 0 if seed is None else seed}
     if isinstance(option, Mask):
-        facts |= {"kind": option.kind, "nominal_acceleration": option.nominal}
+        facts |= {"kind": option.kind, "nominal_acceleration": option.nominal,
+                  "calibration": option.calibration}
         mask = option.tensor
     else:
         mask = torch.as_tensor(option) != 0
@@ -312,7 +313,7 @@ def _array(path: str | Path, name: str, from_cfl: Any) -> Tensor:
         return numeric_tensor(npy.read_npy(path), str(path))
     if path.suffix in (".cfl", ".hdr"):
         from_cfl(path)  # says which part is missing
-    raise InputError(f"{path}: {name.replace('_', ' ')} are read from .npz, .npy or .cfl files.")
+    raise InputError(f"{path}: {name.replace('_', ' ')} must come from a .npz, .npy or .cfl file.")
 
 
 def _real_or_complex(tensor: Tensor) -> Tensor:

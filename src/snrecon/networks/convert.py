@@ -37,7 +37,8 @@ def is_torch_file(path: str | Path) -> bool:
 
 
 def convert(network: str, source: str | Path | Mapping[str, Any]) -> nn.Module:
-    """The network of published weights, ready for inference.
+    """The network of published weights, ready for inference. ``unet`` and ``e2e_varnet`` are marked
+    ``published``, which makes reconstructions with them give the data as the weights want them.
 
     Args:
         network: ``"unet"``, ``"e2e_varnet"`` or ``"ncsnpp"``.
@@ -46,10 +47,10 @@ def convert(network: str, source: str | Path | Mapping[str, Any]) -> nn.Module:
     Raises:
         InputError: for another network, or a file or dict that does not hold its weights.
     """
-    if network == "unet":
-        return unet_from_fastmri(source)
-    if network == "e2e_varnet":
-        return e2e_varnet_from_fastmri(source)
+    if network in ("unet", "e2e_varnet"):
+        found = {"unet": unet_from_fastmri, "e2e_varnet": e2e_varnet_from_fastmri}[network](source)
+        found.__dict__["published"] = True
+        return found
     if network == "ncsnpp":
         from snrecon.networks.convert_ncsnpp import ncsnpp_from_published
 

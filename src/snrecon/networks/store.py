@@ -62,10 +62,18 @@ def save_weights(network: nn.Module, path: str | Path, facts: Mapping[str, str] 
         network: A network of :data:`NETWORKS`.
         path: ``.safetensors`` file; written beside and renamed.
         facts: Further metadata, text to text.
+
+    Raises:
+        InputError: for any other network.
     """
     from safetensors.torch import save_file
 
-    name = next(n for n, kind in NETWORKS.items() if type(network) is kind)
+    name = next((n for n, kind in NETWORKS.items() if type(network) is kind), None)
+    if name is None:
+        raise InputError(
+            f"{path}: only the package's own networks ({', '.join(NETWORKS)}) are written so that "
+            f"they can be built again, not {type(network).__name__}; keep its state_dict instead."
+        )
     arguments = {key: getattr(network, key) for key in ARGUMENTS[name]}
     tensors = {k: v.detach().float().cpu().contiguous() for k, v in network.state_dict().items()}
     metadata = {**facts, "network": name, "arguments": json.dumps(arguments)}

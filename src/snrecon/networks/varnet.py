@@ -156,5 +156,5 @@ def _channels(x: Tensor, gradient: Tensor, update: Tensor, level: Tensor) -> Ten
 
 
 def _to_complex(channels: Tensor, like: Tensor) -> Tensor:
-    real = channels.to(like.real.dtype).movedim(-3, -1)
-    return torch.view_as_complex(real.contiguous())
+    # Not a view of the pairs, which would depend on the layout in memory.
+    return torch.complex(*channels.to(like.real.dtype).unbind(-3))

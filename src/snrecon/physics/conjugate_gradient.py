@@ -131,6 +131,34 @@ def linear_solve(
     return solved
 
 
+def least_squares(
+    operator: LinearOperator, y: Tensor, iterations: int = 1000, tolerance: float = 1e-6,
+    gram: LinearOperator | None = None,
+) -> Tensor:
+    """``A^+ y``, of all that minimise ``|A x - y|`` the smallest, as a function that torch.func can
+    differentiate.
+
+    Solved by conjugate gradients on ``A^H A``, whose right-hand side ``A^H y`` lies in its range.
+    Cotangents need not: where ``A^H A`` has a null space (voxels without maps, too few samples),
+    iterations on them would run away. The adjoint is therefore solved as ``(A A^H)^+ A u``, whose
+    right-hand side does.
+
+    Args:
+        operator: A.
+        y: ``(*batch, *range)``.
+        iterations: Most steps that are made.
+        tolerance: Relative residual to reach, here and in derivatives.
+        gram: ``A^H A``, if it is at hand.
+
+    Returns:
+        x, ``(*batch, *domain)``. An SnreconWarning is issued when the tolerance was not reached.
+    """
+    adjoint = operator.H
+    solved: Tensor = _LeastSquares.apply(
+        y, adjoint, gram or operator.gram, operator, operator @ adjoint, iterations, tolerance)
+    return solved
+
+
 def _converged(
     operator: LinearOperator, b: Tensor, shift: float, iterations: int, tolerance: float
 ) -> Tensor:
@@ -174,6 +202,38 @@ class _Solve(torch.autograd.Function):
         if in_dims[0] is None:
             return _Solve.apply(b, *rest), None
         return _Solve.apply(b.movedim(in_dims[0], 0), *rest), 0
+
+
+class _LeastSquares(torch.autograd.Function):
+    """Linear in y: an operator, and what is then solved; the adjoint is the other such pair."""
+
+    @staticmethod
+    def forward(
+        y: Tensor, first: LinearOperator, gram: LinearOperator, other: LinearOperator,
+        other_gram: LinearOperator, iterations: int, tolerance: float,
+    ) -> Tensor:
+        return _converged(gram, first(y), 0.0, iterations, tolerance)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.settings = inputs[1:]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        first, gram, other, other_gram, *limits = ctx.settings
+        turned = _LeastSquares.apply(gradients[0], other, other_gram, first, gram, *limits)
+        return turned, *[None] * 6
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        solved: Tensor = _LeastSquares.apply(tangents[0], *ctx.settings)
+        return solved
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], y: Tensor, *rest: Any) -> Any:
+        if in_dims[0] is None:
+            return _LeastSquares.apply(y, *rest), None
+        return _LeastSquares.apply(y.movedim(in_dims[0], 0), *rest), 0
 
 
 class _ShiftedSolve(torch.autograd.Function):

@@ -115,13 +115,13 @@ class Linearization:
         """
         if not bool(result.any()):
             return False
-        again = product(tangents[:1])[0]
-        change = torch.linalg.vector_norm(result[0] - again)
-        if not bool(change <= TRACED * torch.linalg.vector_norm(again)):
-            return False
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)
+                again = product(tangents[:1])[0]
+                change = torch.linalg.vector_norm(result[0] - again)
+                if not bool(change <= TRACED * torch.linalg.vector_norm(again)):
+                    return False
                 wanted = torch.func.jvp(self.f, (self.y,), (tangents[0],))[1]
         except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
             if _final(error):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from snrecon.physics.conjugate_gradient import (
     Solution,
     conjugate_gradient,
+    least_squares,
     linear_solve,
     linearized_steps,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "fista",
     "group_projection",
     "group_threshold",
+    "least_squares",
     "linear_solve",
     "linearized_steps",
     "pdhg",

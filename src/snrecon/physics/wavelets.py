@@ -142,11 +142,17 @@ def _filters(name: str) -> tuple[np.ndarray, np.ndarray]:
         wavelet = pywt.Wavelet(name)
     except ValueError:
         wavelet = None
-    if wavelet is None or not wavelet.orthogonal:
+    if wavelet is None or not wavelet.orthogonal or not _orthogonal(np.array(wavelet.dec_lo)):
         raise InputError(
             f"'{name}' is not an orthogonal wavelet; use for example haar, db4, sym4 or coif1."
         )
     return np.array(wavelet.dec_lo), np.array(wavelet.dec_hi)
+
+
+def _orthogonal(low: np.ndarray) -> bool:
+    """Whether a low pass is orthogonal to its even shifts: ``dmey`` is called so and is cut off."""
+    even = np.correlate(low, low, "full")[(len(low) - 1) % 2 :: 2]
+    return bool(np.abs(even - (np.arange(len(even)) == len(even) // 2)).max() < 1e-6)
 
 
 def _useful_levels(n: int, length: int) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from snrecon.data import Scan
 from snrecon.errors import InputError
+from snrecon.networks.unet import complex_of
 from snrecon.networks.varnet import root_mean_square
 from snrecon.physics.fourier import ifft
 from snrecon.physics.gram import varying_axes
@@ -105,8 +106,8 @@ class ImageModule(Reconstructor):
         """``(batch, 1, ky, kx)`` complex to the same, real for magnitudes."""
         if self.channels == "pairs":
             x = torch.view_as_real(z.squeeze(1)).movedim(-1, 1)
-            answer = _shaped(module(x), x.shape, "image")
-            return torch.view_as_complex(answer.movedim(1, -1).contiguous()).unsqueeze(1)
+            answer = _shaped(module(x), x.shape, "image").to(x.dtype)
+            return complex_of(answer).unsqueeze(1)
         x = z if self.channels == "complex" else z.abs()
         return _shaped(module(x), x.shape, "image")
 
@@ -248,7 +249,7 @@ class KspaceModule(Reconstructor):
         """``(batch, ky, kx)`` from what the network returned."""
         if self.output == "kspace":
             answer = _shaped(answer, turned.shape, "k-space")
-            kspace = _to_complex(answer) if self.pairs else answer
+            kspace = _to_complex(answer, measured) if self.pairs else answer
             kspace = kspace.mT if self.readout_first else kspace
             if model is None:
                 everywhere = torch.ones(kspace.shape[-2:], dtype=torch.bool, device=kspace.device)
@@ -260,12 +261,13 @@ class KspaceModule(Reconstructor):
         if answer.ndim == len(wanted) + 1 and answer.shape[1] == 1:
             answer = answer.squeeze(1)
         answer = _shaped(answer, wanted, "image")
-        answer = _to_complex(answer) if last else answer
+        answer = _to_complex(answer, measured) if last else answer
         return answer.mT if self.readout_first else answer
 
 
-def _to_complex(pairs: Tensor) -> Tensor:
-    return torch.view_as_complex(pairs.contiguous())
+def _to_complex(pairs: Tensor, like: Tensor) -> Tensor:
+    """Pairs on the last axis, in the precision of ``like``."""
+    return torch.complex(*pairs.to(like.real.dtype).unbind(-1))
 
 
 def _shaped(answer: Tensor, wanted: torch.Size, what: str) -> Tensor:

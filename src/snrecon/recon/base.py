@@ -106,6 +106,7 @@ class Reconstructor(ABC):
     ) -> tuple[Tensor, str, dict[str, Any]]:
         """The image, ``(*grid)`` or ``(slice, ky, kx)`` for a stack, its unit in words, and what
         the method says of itself (weights, lambda, what was frozen; of a stack's last slice).
+        Without gradients: who wants them calls what ``bind`` returns.
 
         Args:
             scan: What is reconstructed.
@@ -116,12 +117,14 @@ class Reconstructor(ABC):
         """
         images, units = [], ""
         details: dict[str, Any] = {}
-        with naming(scan.source):
-            for one in scan:
+        for index, one in enumerate(scan):
+            with naming(scan.source, f"slice {index}" if scan.slices > 1 else ""):
                 bound = self.bind(one, generator)
-                images.append(bound(one.kspace))
+                images.append(bound(one.kspace).detach())
                 units = bound.units
                 details = {**bound.details, "frozen": list(bound.frozen)}
+        if "undersampling" in scan.attributes:
+            details["undersampling"] = scan.attributes["undersampling"]
         return images[0] if scan.layout == "grid" else torch.stack(images), units, details
 
     def __repr__(self) -> str:

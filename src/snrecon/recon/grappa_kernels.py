@@ -61,11 +61,11 @@ def source_patterns(
         if len(chosen):
             offsets = tuple(sorted((int(a), int(b)) for a, b in chosen))
             found.setdefault(offsets, []).append(point)
-    if len(found) > MOST_PATTERNS:
-        raise InputError(
-            f"grappa needs a regular mask: this one has {len(found)} different surroundings of a "
-            "missing sample; use sense instead."
-        )
+        if len(found) > MOST_PATTERNS:
+            raise InputError(
+                f"grappa needs a regular mask: this one has more than {MOST_PATTERNS} different "
+                "surroundings of a missing sample; use sense instead."
+            )
     return [_pattern(offsets, points, plane.shape[1]) for offsets, points in found.items()]
 
 

@@ -86,7 +86,8 @@ def coil_options(
         InputError: for an unknown combination, or a crop of anything but ``"rss"``.
     """
     if published is None:
-        published = not isinstance(weights, nn.Module) and is_torch_file(weights)
+        published = (getattr(weights, "published", False) is True
+                     if isinstance(weights, nn.Module) else is_torch_file(weights))
     if combine not in (None, "matched", "rss"):
         raise InputError(f"{method} combines coils by 'matched' or 'rss', not {combine!r}.")
     combine = combine or ("rss" if published else "matched")

@@ -13,7 +13,7 @@ from snrecon.data import Scan
 from snrecon.errors import InputError, SnreconWarning
 from snrecon.physics.fourier import grid_axes, ifft
 from snrecon.physics.gram import DENSE_LIMIT, varying_axes
-from snrecon.physics.solvers import linear_solve
+from snrecon.physics.solvers import least_squares, linear_solve
 from snrecon.recon.base import Bound, Reconstructor
 from snrecon.recon.forward_model import ForwardModel, forward_model
 from snrecon.recon.lattice import regular_lattice, unfold_matrices
@@ -164,15 +164,19 @@ class Sense(Reconstructor):
     def _conjugate_gradient(
         self, model: ForwardModel, lamda: float
     ) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
-        gram, dtype = model.encoding.gram, model.maps.dtype
+        operator, dtype = model.encoding, model.maps.dtype
+        gram = operator.gram
         tolerance = self.tolerance
         if tolerance is None:
             tolerance = 1e-6 if dtype == torch.complex64 else 1e-12
 
         def reconstruct(y: Tensor) -> Tensor:
+            if lamda == 0:
+                white = model.whiten(y).to(dtype)
+                return least_squares(
+                    operator, white, self.iterations, tolerance, gram).to(y.dtype)
             right = matched_filter(model, y).to(dtype)
-            x = linear_solve(gram, right, lamda, self.iterations, tolerance)
-            return x.to(y.dtype)
+            return linear_solve(gram, right, lamda, self.iterations, tolerance).to(y.dtype)
 
         return reconstruct, {
             "solver": "cg", "iterations": self.iterations, "tolerance": tolerance

@@ -61,8 +61,8 @@ def group_projection_tangents(x: Tensor, radius: float | Tensor, axis: int) -> T
     """
     point, tangents = x[:1], x[1:]
     squared = (point.real**2 + point.imag**2).sum(dim=axis, keepdim=True)
-    outside = squared > radius**2
-    size = torch.where(outside, squared, 1).sqrt()
+    outside = squared >= radius**2
+    size = torch.where(outside & (squared > 0), squared, 1).sqrt()
     shrink = torch.where(outside, radius / size, 1)
     normal = torch.where(outside, point / size, 0)
     along = (normal.real * tangents.real + normal.imag * tangents.imag).sum(dim=axis, keepdim=True)

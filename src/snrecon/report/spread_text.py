@@ -25,7 +25,7 @@ def describe_spread(result: SpreadMap) -> str:
             rows.append(("its error", f"{float(ratio.square().mean().sqrt()):.2%} (RMS, relative)"))
     else:
         rows.append(("spread", "the image is 0 everywhere"))
-    how = "normal approximation: few samples" if result.interval == "student" else result.interval
+    how = "Student's t: few samples" if result.interval == "student" else result.interval
     rows.append(("intervals", f"{result.level:.3g}, {how}"))
     rows.append(("units", result.units))
     rows.append(("frozen", ", ".join(result.frozen) or "nothing"))
