@@ -27,7 +27,7 @@ times the measured one is added to the data, and the covariance told to every me
                                       [--device cuda] [--limit-minutes 10] [--finished]
 
 Every cell is kept under ``build/benchmarks/noise_paper``, and in ``results/noise_paper.json`` once
-gathered (:mod:`benchmarks.cells`), and not run again, nor with fewer samples; a named cell of many
+gathered (:mod:`benchmarks.cells`), and not run again; a named cell of many
 samples goes on where it was interrupted. Processes with ``--part 1/2`` and ``--part 2/2`` begin at
 different cells and leave out what the other has; afterwards a run without it finds all cells and
 writes tables, pictures and report.
@@ -74,11 +74,10 @@ KINDS = ("poisson", "random", "gaussian2d", "equispaced_fraction")
 CALIBRATION = {4.0: 0.08, 8.0: 0.05, 12.0: 0.04}
 """Share of the lines that is fully sampled in the centre."""
 STREAM = 9
-SAMPLES = (200, 50)
-"""Probes and replicas of a cell of the grid. The fewer fill it where more were too dear: figures
-are means over a head, whose own scatter, the maps' share taken out, is small with either."""
 MANY = 1000
 """Probes from which a cell is a named one: its samples are kept, and it gets exact rows."""
+PAIRS = {False: 4, True: 24}
+"""Draws of the linearity check in a cell of the grid, and in a named one."""
 VOXELS = 128
 """Of the head, with exact rows."""
 SCALE = 0.01
@@ -130,7 +129,7 @@ class Cell:
     """Relative RMS difference in the head, without the share of the sampling error."""
     residual: float
     predicted: float
-    """Root mean square SD of first order over that of replicas, as the linearity check has it."""
+    """``rms_ratio`` as the linearity check has it."""
     predicted_error: float
     seconds: tuple[float, float]
     """A probe, a replica."""
@@ -241,16 +240,6 @@ def finished(setting: Setting, cache: Path | None = CACHE) -> Cell | None:
     return Cell(**{**found, **{k: tuple(found[k]) for k in pairs if found[k]}})
 
 
-def finest(setting: Setting, cache: Path | None = CACHE, least: int = 0) -> Setting:
-    """The cell with the same scan, network and noise that has the most samples, ``least`` or more,
-    of those that have run; ``setting`` where none has."""
-    for count in sorted({*SAMPLES, setting.samples}, reverse=True):
-        other = replace(setting, probes=count, samples=count)
-        if count >= least and finished(other, cache):
-            return other
-    return setting
-
-
 def measure(
     setting: Setting, cache: Path | None = CACHE, where: torch.device | str = CPU
 ) -> Cell:
@@ -262,7 +251,7 @@ def measure(
     problem = Problem.of(load(setting.network), chosen.scan)
     probe = problem.colouring(random_phase(problem, 13, range(1)))
     _, size = peak_bytes(lambda: problem.linearization.jvp(probe))
-    checked = linearity_check(problem.bound, chosen.scan, draws=24 if setting.many else 8, seed=4,
+    checked = linearity_check(problem.bound, chosen.scan, draws=PAIRS[setting.many], seed=4,
                               region=chosen.head)
     low = None if setting.many else left_out(problem)
     states, pair = [], []
@@ -283,8 +272,8 @@ def measure(
         more["exact_sketch"] = against_exact(probes, truth, voxels)
         more["exact_replicas"] = against_exact(samples, truth, voxels)
     cell = Cell(weights=weights_checksum(setting.network), acceleration=chosen.scan.acceleration,
-                residual=checked.overall, predicted=1 / checked.ratio,
-                predicted_error=checked.ratio_error / checked.ratio**2,
+                residual=checked.overall, predicted=1 / checked.ratio_complex,
+                predicted_error=checked.ratio_complex_error / checked.ratio_complex**2,
                 seconds=(pair[0], pair[1]), bytes=size, device=label(where), low=low,
                 **compare(probes, samples, chosen.head), **more)
     cells.write(cache, setting.name, asdict(cell))
@@ -335,11 +324,9 @@ def full_grid(
 
 
 def named(networks: Sequence[str], scans: Sequence[str] = BRAINS) -> list[Setting]:
-    """The paper's numbers of samples at R = 8, alpha = 1: every network on the smaller scan, the
-    first also on the larger."""
-    pairs = [("pulseq", network) for network in networks] + [("mripy", networks[0])]
-    return [Setting(scan, network, 8.0, 1.0, "random", 1000, 3000) for scan, network in pairs
-            if scan in scans]
+    """The paper's numbers of samples at R = 8, alpha = 1: every scan and network."""
+    return [Setting(scan, network, 8.0, 1.0, "random", 1000, 3000)
+            for scan, network in itertools.product(scans, networks)]
 
 
 def by_case(settings: Sequence[Setting], part: int, parts: int) -> list[Setting]:
@@ -358,8 +345,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one cell of 16 samples, not kept")
     parser.add_argument("--grid", action="store_true", help="the full grid only")
     parser.add_argument("--named", action="store_true", help="the cells of many samples only")
-    parser.add_argument("--samples", type=int, default=SAMPLES[0],
-                        help="of every cell of the grid that has not run with more")
+    parser.add_argument("--samples", type=int, default=200, help="of every cell of the grid")
     parser.add_argument("--networks", nargs="*", default=NETWORKS,
                         help="not all that ship: cells are kept, but no report")
     parser.add_argument("--scans", nargs="*", default=BRAINS, help="not all: the same")
@@ -377,7 +363,6 @@ def main() -> None:
     deep = named(args.networks, args.scans) if both or args.named else []
     wide = full_grid(args.networks, args.samples, args.scans) if both or args.grid else []
     part, parts = (int(number) for number in args.part.split("/"))
-    wide = [finest(s, least=0 if args.finished else args.samples) for s in wide]
     if args.finished:
         deep, wide = ([s for s in some if finished(s)] for some in (deep, wide))
     settings = by_case([*deep, *wide], part, parts)

@@ -13,6 +13,7 @@ from benchmarks.device import timed_table
 from benchmarks.noise_paper import (
     KINDS,
     LEVELS,
+    PAIRS,
     RATES,
     Cell,
     Setting,
@@ -93,12 +94,12 @@ def grid_table(cells: Cells) -> str:
     return table(
         ["scan", "network", "R", "alpha", "pattern", "Pearson, %", "ceiling, %", "NRMSE, %",
          "sampling alone, %", "corrected r", "RMS ratio", "predicted", "difference, %",
-         "linearity residual, %", "samples"],
+         "linearity residual, %"],
         [(s.scan, s.network, f"{c.acceleration:.2f}", f"{s.level:g}", NAMES[s.kind],
           f"{100 * c.pearson:.2f}", f"{100 * c.ceiling:.2f}", f"{100 * c.nrmse:.2f}",
           f"{100 * c.floor:.2f}", f"{c.corrected:.4f}", f"{c.rms_ratio:.4f}",
-          f"{c.predicted:.4f}", f"{100 * c.difference:.1f}", f"{100 * c.residual:.1f}",
-          f"{s.samples}") for s, c in cells.items()])
+          f"{c.predicted:.4f}", f"{100 * c.difference:.1f}", f"{100 * c.residual:.1f}")
+         for s, c in cells.items()])
 
 
 def summary_table(cells: Cells) -> str:
@@ -202,7 +203,9 @@ def levels_picture(cells: Cells, path: Path) -> None:
                 axes.set_xlabel("noise level alpha (times the measured SD)")
             if j == 0:
                 axes.set_ylabel("% of SD")
-    panels[0][0].legend(fontsize=8)
+    lines, names = panels[0][0].get_legend_handles_labels()
+    if lines:
+        drawing.legend(lines, names, loc="outside upper center", ncols=len(lines), fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     drawing.savefig(path, dpi=75)
 
@@ -219,7 +222,7 @@ def prediction_picture(cells: Cells, path: Path) -> None:
     ends = [0.98 * min(predicted.min(), found.min()), 1.02 * max(predicted.max(), found.max())]
     axes.plot(ends, ends, "k-", lw=0.8)
     points = axes.scatter(predicted, found, c=np.log10(level), s=14, cmap="plasma")
-    axes.set(xlabel="predicted by the linearity check (8 pairs of draws)",
+    axes.set(xlabel=f"predicted by the linearity check ({PAIRS[False]} pairs of draws)",
              ylabel="sketch over Monte Carlo", xscale="log", yscale="log",
              title="RMS noise in the head, first order over replicas")
     for axis in (axes.xaxis, axes.yaxis):
