@@ -20,6 +20,7 @@ from snrecon.errors import InputError
 from snrecon.io import save_image
 from snrecon.io.images import has_reference, read_images
 from snrecon.metrics import score
+from snrecon.noise import noise_map
 from snrecon.physics.fourier import ifft
 from snrecon.recon.zero_filled import root_sum_of_squares
 from snrecon.report.demo import save_scan
@@ -141,6 +142,26 @@ def test_finished_images_are_compared_as_they_are(tmp_path: Path) -> None:
         list(compare(tmp_path / "x.h5", tmp_path / "submitted.h5"))
     (told,) = compare(tmp_path / "x.h5", tmp_path / "submitted.h5", reference="rss")
     assert told.reference == "rss"
+
+
+@pytest.mark.parametrize("ending", ["h5", "npz"])
+def test_a_reconstruction_of_undersampled_data_is_no_reference(
+    tmp_path: Path, ending: str
+) -> None:
+    full = real_files.full_scan()
+    lines = torch.arange(full.grid[0])[:, None].expand(full.grid)
+    part = full.undersample((lines % 2 == 0) | ((lines - full.grid[0] // 2).abs() < 12))
+    files = []
+    for name, scan in (("full", full), ("part", part)):
+        files.append(tmp_path / f"{name}.{ending}")
+        noise_map(recon.Sense(lamda=0.1), scan, tolerance=0.5).save(files[-1])
+    (row,) = compare(files[1], files[0])
+    assert (row.reference, row.acceleration) == ("matched", pytest.approx(part.acceleration))
+    assert part.acceleration == pytest.approx(1.25)
+    with pytest.raises(InputError, match=r"of undersampled data, R = 1\.25"):
+        list(compare(files[0], files[1]))
+    (told,) = compare(files[0], files[1], reference="matched")
+    assert told.acceleration == 1
 
 
 def test_folders_are_paired_by_name(tmp_path: Path) -> None:

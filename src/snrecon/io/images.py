@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -22,6 +24,8 @@ FASTMRI_IMAGES = {"reconstruction_esc": "esc", "reconstruction_rss": "rss", "rec
 what a method submits."""
 
 
+FULL = 1.01
+"""Acceleration up to which data count as fully sampled."""
 TEXTS = ("method", "details")
 """What a result of this package says of its image."""
 
@@ -34,11 +38,14 @@ class Images:
     """``(slice, ky, kx)``, real or complex."""
     kind: str
     """``rss`` (root sum of squares), ``matched`` (combined with coil maps), ``esc`` (fastMRI's
-    emulated single coil), or empty where the file does not say."""
+    emulated single coil), or empty where the file does not say, or holds no reference but the
+    reconstruction of undersampled data."""
     method: str
     """The reconstruction, or the dataset's name."""
     source: str
     """File."""
+    acceleration: float = math.nan
+    """Of a result of this package; NaN where the file does not say."""
 
 
 def read_images(path: str | Path) -> Images:
@@ -64,7 +71,8 @@ def read_images(path: str | Path) -> Images:
             f"{path}: there is no array 'image'; it has {listing(archive.names)}."
         )
     method, details = (archive.text(name) if name in archive else "" for name in TEXTS)
-    return _result(archive.read("image"), method, details, path)
+    told = archive.read("acceleration") if "acceleration" in archive else math.nan
+    return _result(archive.read("image"), method, details, told, path)
 
 
 def has_reference(path: str | Path) -> bool:
@@ -84,9 +92,10 @@ def _from_hdf5(path: Path) -> Images:
                 f"{listing(names(file))}."
             )
         if not found:
-            texts = attributes(file, TEXTS)
-            method, details = (str(texts.get(name, "")) for name in TEXTS)
-            return _result(read_dataset(file, "image"), method, details, path)
+            told = attributes(file, (*TEXTS, "acceleration"))
+            method, details = (str(told.get(name, "")) for name in TEXTS)
+            rate = told.get("acceleration", math.nan)
+            return _result(read_dataset(file, "image"), method, details, rate, path)
         # A multi-coil file has no use for the emulated single coil.
         single = not has_dataset(file, "kspace") or len(file["kspace"].shape) == 3
         name = found[0] if single or len(found) == 1 else "reconstruction_rss"
@@ -95,15 +104,21 @@ def _from_hdf5(path: Path) -> Images:
     return Images(values, FASTMRI_IMAGES[name], name, str(path))
 
 
-def _result(array: np.ndarray, method: str, details: str, path: Path) -> Images:
+def _result(array: np.ndarray, method: str, details: str, told: Any, path: Path) -> Images:
     try:
         facts = json.loads(details or "{}")
     except ValueError:
         facts = {}
     combined = facts.get("combine") if isinstance(facts, dict) else None
     rss = method.endswith(":rss") or combined == "rss"
+    try:
+        acceleration = float(told)
+    except (TypeError, ValueError):
+        acceleration = math.nan
     kind = "rss" if rss else "matched" if method else ""
-    return Images(_volume(array, path, "image"), kind, method, str(path))
+    if acceleration > FULL:
+        kind = ""
+    return Images(_volume(array, path, "image"), kind, method, str(path), acceleration)
 
 
 def _volume(array: np.ndarray, path: Path, name: str) -> Tensor:

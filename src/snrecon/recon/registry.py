@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, Literal
@@ -87,6 +88,7 @@ def load(
         if "unexpected keyword" not in str(error):
             raise
         unknown = str(error).rpartition("argument ")[2]
-        raise InputError(f"{base} has no option {unknown}.") from error
+        known = ", ".join(inspect.signature(method).parameters)
+        raise InputError(f"{base} has no option {unknown}; its options: {known}.") from error
     assert isinstance(built, Reconstructor)
     return built

@@ -26,7 +26,7 @@ from torch import Tensor
 from snrecon.data import Scan
 from snrecon.errors import InputError
 from snrecon.io import load
-from snrecon.io.images import Images, has_reference, read_images
+from snrecon.io.images import FULL, Images, has_reference, read_images
 from snrecon.metrics import score
 from snrecon.physics.coverage import fully_sampled
 from snrecon.physics.fourier import ifft
@@ -59,7 +59,7 @@ class Row:
     mask: str
     """Kind of the mask; empty for finished images."""
     acceleration: float
-    """True acceleration; NaN for finished images, which do not say."""
+    """True acceleration; NaN for finished images that do not say it."""
     nmse: float
     psnr: float
     ssim: float
@@ -103,6 +103,12 @@ def _compared(
         image, target = read_images(one), read_images(other)
         stated = target.kind or kind
         if stated is None:
+            if target.acceleration > FULL:
+                raise InputError(
+                    f"{other}: this is a reconstruction ({target.method}) of undersampled data, "
+                    f"R = {target.acceleration:.2f}, and no reference; to score against it all the "
+                    "same, say --reference rss or --reference matched."
+                )
             raise InputError(
                 f"{other}: this file does not say what kind of reference it holds; say it with "
                 "--reference rss or --reference matched."
@@ -113,7 +119,8 @@ def _compared(
                 "--reference out, or give other references."
             )
         # A root sum of squares is always an image, so only the opposite mistake can be seen.
-        yield _row(one.name, image.method, stated, region, "", float("nan"), image, target.values)
+        yield _row(one.name, image.method, stated, region, "", image.acceleration, image,
+                   target.values)
     if progress is not None:
         progress(len(pairs), len(pairs), "")
 
