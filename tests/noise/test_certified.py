@@ -19,8 +19,9 @@ from snrecon.noise import merge, noise_map
 from snrecon.noise.certified import schedule
 from snrecon.noise.folds import FoldMoments
 from snrecon.noise.state import load_states, save_states
-from snrecon.recon import E2EVarNet, MoDL, UNet, VarNet
+from snrecon.recon import E2EVarNet, MoDL, Sense, UNet, VarNet
 from snrecon.recon.base import Reconstructor
+from snrecon.report.result_text import describe_result
 
 RECONS = {
     "modl": (lambda: MoDL(nets.modl()), irregular_mask),
@@ -229,3 +230,12 @@ def test_regions_of_any_name_survive_in_a_state(tmp_path):
     noise_map(recon, scan, max_passes=16, regions=dict.fromkeys(names, inside), **options)
     again = noise_map(recon, scan, max_passes=24, **options)
     assert sorted(again.details["certificate"]["regions"]) == sorted(names)
+
+
+def test_a_certified_map_says_what_is_certified() -> None:
+    result = noise_map(Sense(lamda=0.2), small_scan(irregular_mask()), estimator="certified",
+                       tolerance=0, max_passes=32)
+    told = result.details["certificate"]
+    assert f"at most {told['bound']:.2%} (95 %)" in repr(result)
+    unseen = replace(result, details={**result.details, "certificate": {**told, "error": 0.0}})
+    assert "too small to see, at most" in describe_result(unseen)

@@ -94,7 +94,9 @@ class NoiseMap:
 
     @property
     def relative_error(self) -> float:
-        """RMS over voxels that are not :attr:`low_snr` of the relative standard error of sigma."""
+        """RMS over voxels that are not :attr:`low_snr` of the relative standard error of sigma. Of
+        a certified map, whose standard errors are rather too large than too small, it is near the
+        limit in ``details["certificate"]``."""
         if self.standard_error is None:
             return 0.0
         return relative_error(
@@ -153,8 +155,15 @@ class NoiseMap:
         return (
             f"NoiseMap({shape}, method={self.method or 'callable'}, estimator={self.estimator}, "
             f"passes={self.passes:g}, median sigma={median:.4g}, relative error="
-            f"{self.relative_error:.2%}, with {', '.join(maps)})"
+            f"{self._error_text}, with {', '.join(maps)})"
         )
+
+    @property
+    def _error_text(self) -> str:
+        certificate = self.details.get("certificate")
+        if self.estimator != "certified" or not isinstance(certificate, Mapping):
+            return f"{self.relative_error:.2%}"
+        return f"{certificate['error']:.2%}, at most {certificate['bound']:.2%} (95 %)"
 
 
 def weak(image: Tensor, sigma: Tensor, floor: Any = None) -> Tensor:

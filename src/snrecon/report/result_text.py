@@ -108,6 +108,9 @@ def _error(result: NoiseMap) -> str:
         return "none: the map is exact"
     certificate = result.details.get("certificate")
     if isinstance(certificate, Mapping) and result.estimator == "certified":
-        return (f"{certificate['error']:.2%} of sigma, at most {certificate['bound']:.2%} (95 %), "
+        # Measured as a difference, it can come out below zero, which stands as zero.
+        error = certificate["error"]
+        found = f"{error:.2%} of sigma" if error else "too small to see"
+        return (f"{found}, at most {certificate['bound']:.2%} (95 %), "
                 "measured on probes held out (RMS where |x| >= 3 sigma)")
     return f"{result.relative_error:.2%} of sigma (RMS where |x| >= 3 sigma)"
