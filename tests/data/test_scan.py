@@ -225,3 +225,8 @@ def test_repetitions_are_of_the_sampled_points() -> None:
     torch.testing.assert_close(scan.repetitions[..., mask], repetitions[..., mask])
     with pytest.raises(InputError, match="repetitions contain NaN"):
         Scan(kspace, mask=mask, repetitions=repetitions * float("nan"))
+
+
+def test_a_stack_read_as_a_grid_is_told_apart() -> None:
+    with pytest.raises(InputError, match='needs layout="stack"'):
+        Scan(torch.ones(4, 2, 8, 6, dtype=torch.complex64), torch.ones(8, 6, dtype=torch.bool))

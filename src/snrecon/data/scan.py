@@ -100,9 +100,11 @@ class Scan:
                 )
         stacked = self.layout == "stack" and mask.ndim == 3
         if tuple(mask.shape) != ((self.slices,) if stacked else ()) + self.grid:
+            slices = tuple(mask.shape) == self.grid[1:] and self.layout == "grid"
+            hint = '; a stack of slices needs layout="stack"' if slices else ""
             raise InputError(
                 f"{self.source}: the mask has shape {tuple(mask.shape)}, but the k-space grid is "
-                f"{self.grid}."
+                f"{self.grid}{hint}."
             )
         mask = mask.to(device=k.device, dtype=torch.bool)
         some = mask.flatten(-len(self.grid)).any(-1)
