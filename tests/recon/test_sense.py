@@ -217,3 +217,16 @@ def test_exact_rows_where_too_little_is_sampled(coils: int) -> None:
     inverse = np.linalg.pinv(dense(Encoding(maps, mask)).numpy(), rcond=1e-10)
     wanted = np.sqrt((np.abs(inverse) ** 2).sum(1) / 2).reshape(12, 10)
     np.testing.assert_allclose(exact.numpy(), wanted, rtol=1e-5, atol=1e-8)
+
+
+def test_more_iterations_do_not_run_away_in_single_precision(small_scan) -> None:
+    generator = torch.Generator().manual_seed(5)
+    scan = small_scan(torch.rand(16, 14, generator=generator) < 0.35, coils=2,
+                      dtype=torch.complex64)
+    region = torch.zeros(16, 14, dtype=torch.bool)
+    region[8] = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SnreconWarning)
+        few, many = (roi(Sense(solver="cg", iterations=n, tolerance=1e-7), scan, region).sd
+                     for n in (500, 5000))
+    assert many == pytest.approx(few, rel=0.2)

@@ -140,8 +140,8 @@ def least_squares(
 
     Solved by conjugate gradients on ``A^H A``, whose right-hand side ``A^H y`` lies in its range.
     Cotangents need not: where ``A^H A`` has a null space (voxels without maps, too few samples),
-    iterations on them would run away. The adjoint is therefore solved as ``(A A^H)^+ A u``, whose
-    right-hand side does.
+    conjugate gradients on them would run away. For the adjoint ``A (A^H A)^+ u`` the residual is
+    minimised instead (conjugate residuals), and A takes away what lies in the null space.
 
     Args:
         operator: A.
@@ -153,24 +153,65 @@ def least_squares(
     Returns:
         x, ``(*batch, *domain)``. An SnreconWarning is issued when the tolerance was not reached.
     """
-    adjoint = operator.H
     solved: Tensor = _LeastSquares.apply(
-        y, adjoint, gram or operator.gram, operator, operator @ adjoint, iterations, tolerance)
+        y, operator, gram or operator.gram, False, iterations, tolerance)
     return solved
+
+
+def _conjugate_residuals(
+    gram: LinearOperator, u: Tensor, iterations: int, tolerance: float
+) -> Solution:
+    """``x`` that makes ``A^H A x`` nearest to ``u``, which need not lie in its range; any part of x
+    in the null space is arbitrary. The residual that is told is that of ``A u``.
+
+    Source: E. Stiefel, Comment. Math. Helv. 29 (1955) 157.
+    """
+    axes = tuple(range(-len(gram.domain), 0))
+
+    def inner(a: Tensor, b: Tensor) -> Tensor:
+        return (a.conj() * b).real.sum(dim=axes, keepdim=True)
+
+    x, residual, image = torch.zeros_like(u), u, gram(u)
+    direction, turned = residual, image
+    size = right = inner(residual, image)
+    going = size > 0
+    steps = torch.zeros_like(size, dtype=torch.int64)
+    for _ in range(iterations):
+        if not bool(going.any()):
+            break
+        curvature = _squared(turned, axes)
+        going = going & (curvature > 0)
+        alpha = torch.where(going, size / torch.where(going, curvature, 1), 0)
+        x = x + alpha * direction
+        residual = residual - alpha * turned
+        image = gram(residual)
+        new = torch.where(going, inner(residual, image), size)
+        steps = steps + going
+        # Below zero, or no longer falling: what is left is rounding.
+        going = going & (new > tolerance**2 * right)
+        beta = torch.where(going, new / torch.where(going, size, 1), 0)
+        direction, turned = residual + beta * direction, image + beta * turned
+        size = new
+    relative = (size.clamp_min(0) / torch.where(right > 0, right, 1)).sqrt()
+    return Solution(x, steps.squeeze(axes), relative.squeeze(axes), tolerance)
 
 
 def _converged(
     operator: LinearOperator, b: Tensor, shift: float, iterations: int, tolerance: float
 ) -> Tensor:
     """The solution, with a warning where it is none."""
-    solution = conjugate_gradient(operator, b, iterations, tolerance, shift=shift)
+    return _told(conjugate_gradient(operator, b, iterations, tolerance, shift=shift), iterations)
+
+
+def _told(solution: Solution, iterations: int) -> Tensor:
+    tolerance = solution.tolerance
     if tolerance > 0 and not solution.converged:
         warnings.warn(
             f"conjugate gradients stopped after {iterations} iterations at a relative residual "
             f"of {float(solution.residual.max()):.1e} (wanted: {tolerance:.1e}); allow more "
             "iterations or regularise.",
             SnreconWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     return solution.value
 
@@ -205,14 +246,16 @@ class _Solve(torch.autograd.Function):
 
 
 class _LeastSquares(torch.autograd.Function):
-    """Linear in y: an operator, and what is then solved; the adjoint is the other such pair."""
+    """``A^+ y``, or its adjoint ``A (A^H A)^+ u``; linear: each is the derivative of the other."""
 
     @staticmethod
     def forward(
-        y: Tensor, first: LinearOperator, gram: LinearOperator, other: LinearOperator,
-        other_gram: LinearOperator, iterations: int, tolerance: float,
+        y: Tensor, operator: LinearOperator, gram: LinearOperator, adjoint: bool, iterations: int,
+        tolerance: float,
     ) -> Tensor:
-        return _converged(gram, first(y), 0.0, iterations, tolerance)
+        if adjoint:
+            return operator(_told(_conjugate_residuals(gram, y, iterations, tolerance), iterations))
+        return _converged(gram, operator.H(y), 0.0, iterations, tolerance)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -220,9 +263,9 @@ class _LeastSquares(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        first, gram, other, other_gram, *limits = ctx.settings
-        turned = _LeastSquares.apply(gradients[0], other, other_gram, first, gram, *limits)
-        return turned, *[None] * 6
+        operator, gram, adjoint, *limits = ctx.settings
+        turned = _LeastSquares.apply(gradients[0], operator, gram, not adjoint, *limits)
+        return turned, *[None] * 5
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
