@@ -316,9 +316,9 @@ def test_entries_that_name_real_scans(
 
 
 def test_no_file_is_for_training_and_validation(tmp_path: Path) -> None:
-    for name in "ab":
+    for seed, name in enumerate("ab"):
         (tmp_path / name).mkdir()
-        real_files.write_brain(tmp_path / name / f"{name}.h5", slices=1)
+        real_files.write_brain(tmp_path / name / f"{name}.h5", slices=1, seed=seed)
     (tmp_path / "link").symlink_to(tmp_path / "a")
     config = of("supervised", tmp_path / "a", tmp_path / "b")
     for name in ("a", "link", "a/a.h5"):
