@@ -17,9 +17,11 @@ from snrecon.io import load
 from snrecon.networks.noise_predictor import NoisePredictor
 from snrecon.noise import estimate, linearity_check, noise_map, roi
 from snrecon.physics.fourier import ifft
+from snrecon.recon import TotalVariation
 from snrecon.recon.sense import Sense
 from snrecon.recon.zero_filled import ZeroFilled
 from snrecon.report.demo import save_scan
+from snrecon.uncertainty import sure
 
 
 @pytest.fixture(scope="module")
@@ -330,3 +332,6 @@ def test_a_result_says_which_scan_and_mask_it_is_of(tmp_path: Path) -> None:
     assert (details["undersampling"]["kind"], details["undersampling"]["seed"]) == ("random", 7)
     assert details["undersampling"]["calibration"] > 0
     assert Sense(lamda=0.1).reconstruct(scan)[2]["undersampling"] == details["undersampling"]
+    estimated = sure(TotalVariation(lamda=1.0, iterations=5), scan).details
+    assert (estimated["source"], estimated["undersampling"]) == (
+        details["source"], details["undersampling"])

@@ -291,9 +291,7 @@ def _choose(problem: Problem, voxels: Tensor | None) -> tuple[str, str]:
 
 def _facts(problem: Problem) -> dict[str, object]:
     noise = problem.scan.require_noise()
-    facts: dict[str, object] = {**problem.bound.details, "source": problem.scan.source}
-    if "undersampling" in problem.scan.attributes:
-        facts["undersampling"] = problem.scan.attributes["undersampling"]
+    facts: dict[str, object] = dict(problem.details)
     facts["noise_source"] = noise.source
     facts["noise_coloured"] = noise.spectrum is not None
     return facts

@@ -164,6 +164,14 @@ class Problem:
         turned = dx * self.direction.conj()
         return turned.real, turned.imag
 
+    @property
+    def details(self) -> dict[str, Any]:
+        """What the method says of itself by now, and which scan and which mask it was given."""
+        told = {**self.bound.details, "source": self.scan.source}
+        if "undersampling" in self.scan.attributes:
+            told["undersampling"] = self.scan.attributes["undersampling"]
+        return told
+
     @cached_property
     def fingerprint(self) -> str:
         """Identifies scan and method, so that states of different problems are never mixed.

@@ -325,4 +325,4 @@ def _result(
         mean=found.mean_image(problem.image), **parts, estimator=chosen, rounds=found.count,
         seeds=seeds, seed=seed, method=problem.bound.method, units=problem.bound.units,
         acceleration=problem.scan.acceleration, geometry=problem.scan.geometry,
-        details={**problem.bound.details, **facts})
+        details={**problem.details, **facts})

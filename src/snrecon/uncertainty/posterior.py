@@ -98,7 +98,7 @@ def posterior(
         seeds=tuple(draw_seed(seed, k) for k in range(found.samples)),
         method=problem.bound.method, units=problem.bound.units, frozen=problem.bound.frozen,
         acceleration=scan.acceleration, geometry=scan.geometry,
-        details={**problem.bound.details, "source": scan.source})
+        details=problem.details)
 
 
 class _Collected(Rule):

@@ -189,7 +189,7 @@ def _estimated(
         passes=passes,
         seed=seed,
         frozen=problem.bound.frozen,
-        details={**problem.bound.details, **facts},
+        details={**problem.details, **facts},
     )  # fmt: skip
 
 
