@@ -158,6 +158,8 @@ def test_masks_it_cannot_do(small_scan, lines) -> None:
     with pytest.raises(InputError, match="fully sampled axis"):
         Grappa().bind(scan)
     with pytest.raises(InputError, match="kernel"):
+        Grappa(kernel=4)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="kernel"):
         Grappa(kernel=(0, 5))
 
 

@@ -331,6 +331,7 @@ def test_what_they_cannot_do_is_a_sentence():
     for options, message in [
         ({"combine": "sum"}, "'matched' or 'rss', not 'sum'"),
         ({"crop": (8, 8)}, "combine='rss' only"),
+        ({"crop": 8, "combine": "rss"}, "crops to .rows, columns., not 8"),
         ({"published": True}, "takes complex images"),
     ]:
         with pytest.raises(InputError, match=message):

@@ -189,3 +189,5 @@ def test_bad_options(small_scan, lines) -> None:
     scan = small_scan(lines((16, 6), list(range(5, 16))))
     with pytest.raises(InputError, match="shape"):
         PartialFourier(phase=torch.zeros(3, 3)).bind(scan)
+    with pytest.raises(InputError, match="shape"):
+        PartialFourier(phase=np.zeros((3, 3))).bind(scan)

@@ -49,7 +49,7 @@ class Grappa(Reconstructor):
     name = "grappa"
 
     def __init__(self, kernel: tuple[int, int] = (4, 5), lamda_calibration: float = 1e-2) -> None:
-        if len(kernel) != 2 or min(kernel) < 1:
+        if not isinstance(kernel, tuple | list) or len(kernel) != 2 or min(kernel) < 1:
             raise InputError(f"the kernel is (lines, readout samples), not {kernel}.")
         if int(kernel[0]) != kernel[0] or kernel[0] % 2 or int(kernel[1]) != kernel[1]:
             raise InputError("the kernel takes an even number of lines, half on either side, and a "

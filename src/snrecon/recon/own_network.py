@@ -91,6 +91,8 @@ def coil_options(
     if combine not in (None, "matched", "rss"):
         raise InputError(f"{method} combines coils by 'matched' or 'rss', not {combine!r}.")
     combine = combine or ("rss" if published else "matched")
+    if crop is not None and not (isinstance(crop, tuple | list) and len(crop) == 2):
+        raise InputError(f"{method} crops to (rows, columns), not {crop!r}.")
     if crop is not None and combine != "rss":
         raise InputError(f"{method} crops images of combine='rss' only.")
     return published, combine

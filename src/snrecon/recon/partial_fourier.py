@@ -45,7 +45,8 @@ class PartialFourier(Reconstructor):
         kind: See above.
         iterations: POCS iterations.
         weighting: ``"ramp"`` or ``"step"``: homodyne weights across the symmetric centre.
-        phase: Radians, ``(*grid)``, e.g. from a scan of the object; None takes it from the data.
+        phase: Radians, tensor or array ``(*grid)``, e.g. from a scan of the object; None takes it
+            from the data.
         freeze_phase: See above.
 
     Raises:
@@ -69,6 +70,7 @@ class PartialFourier(Reconstructor):
             raise InputError(f"homodyne weights are 'ramp' or 'step', not {weighting!r}.")
         if iterations < 1:
             raise InputError(f"POCS needs at least one iteration, not {iterations}.")
+        phase = None if phase is None else torch.as_tensor(phase)
         if phase is not None and phase.is_complex():
             raise InputError("the phase must be real, in radians; give image.angle().")
         self.kind, self.iterations, self.weighting = kind, iterations, weighting
