@@ -127,7 +127,11 @@ def linear_solve(
     if isinstance(shift, Tensor):
         varied: Tensor = _ShiftedSolve.apply(b, shift, operator, iterations, tolerance)
         return varied
-    solved: Tensor = _Solve.apply(b, operator, shift, iterations, tolerance)
+
+    def solve(right: Tensor) -> Tensor:
+        return _converged(operator, right, shift, iterations, tolerance)
+
+    solved: Tensor = _Linear.apply(b, solve, solve)
     return solved
 
 
@@ -153,8 +157,15 @@ def least_squares(
     Returns:
         x, ``(*batch, *domain)``. An SnreconWarning is issued when the tolerance was not reached.
     """
-    solved: Tensor = _LeastSquares.apply(
-        y, operator, gram or operator.gram, False, iterations, tolerance)
+    product = gram or operator.gram
+
+    def inverse(data: Tensor) -> Tensor:
+        return _converged(product, operator.H(data), 0.0, iterations, tolerance)
+
+    def adjoint(u: Tensor) -> Tensor:
+        return operator(_told(_conjugate_residuals(product, u, iterations, tolerance), iterations))
+
+    solved: Tensor = _Linear.apply(y, inverse, adjoint)
     return solved
 
 
@@ -187,7 +198,7 @@ def _conjugate_residuals(
         image = gram(residual)
         new = torch.where(going, inner(residual, image), size)
         steps = steps + going
-        # Below zero, or no longer falling: what is left is rounding.
+        # Reached, or below zero: what is left is rounding.
         going = going & (new > tolerance**2 * right)
         beta = torch.where(going, new / torch.where(going, size, 1), 0)
         direction, turned = residual + beta * direction, image + beta * turned
@@ -216,67 +227,32 @@ def _told(solution: Solution, iterations: int) -> Tensor:
     return solution.value
 
 
-class _Solve(torch.autograd.Function):
-    """Linear in b, so that every derivative rule is the solve itself."""
+class _Linear(torch.autograd.Function):
+    """A linear function of b, given with its adjoint: its derivative is itself."""
 
     @staticmethod
-    def forward(
-        b: Tensor, operator: LinearOperator, shift: float, iterations: int, tolerance: float
-    ) -> Tensor:
-        return _converged(operator, b, shift, iterations, tolerance)
+    def forward(b: Tensor, function: Tangents, adjoint: Tangents) -> Tensor:
+        return function(b)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.settings = inputs[1:]
+        ctx.pair = inputs[1:]
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
-        return _Solve.apply(gradients[0], *ctx.settings), None, None, None, None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        solved: Tensor = _Solve.apply(tangents[0], *ctx.settings)
-        return solved
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], b: Tensor, *rest: Any) -> Any:
-        if in_dims[0] is None:
-            return _Solve.apply(b, *rest), None
-        return _Solve.apply(b.movedim(in_dims[0], 0), *rest), 0
-
-
-class _LeastSquares(torch.autograd.Function):
-    """``A^+ y``, or its adjoint ``A (A^H A)^+ u``; linear: each is the derivative of the other."""
-
-    @staticmethod
-    def forward(
-        y: Tensor, operator: LinearOperator, gram: LinearOperator, adjoint: bool, iterations: int,
-        tolerance: float,
-    ) -> Tensor:
-        if adjoint:
-            return operator(_told(_conjugate_residuals(gram, y, iterations, tolerance), iterations))
-        return _converged(gram, operator.H(y), 0.0, iterations, tolerance)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.settings = inputs[1:]
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        operator, gram, adjoint, *limits = ctx.settings
-        turned = _LeastSquares.apply(gradients[0], operator, gram, not adjoint, *limits)
-        return turned, *[None] * 5
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        function, adjoint = ctx.pair
+        return _Linear.apply(gradients[0], adjoint, function), None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        solved: Tensor = _LeastSquares.apply(tangents[0], *ctx.settings)
-        return solved
+        moved: Tensor = _Linear.apply(tangents[0], *ctx.pair)
+        return moved
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], y: Tensor, *rest: Any) -> Any:
+    def vmap(info: Any, in_dims: tuple[int | None, ...], b: Tensor, *pair: Tangents) -> Any:
         if in_dims[0] is None:
-            return _LeastSquares.apply(y, *rest), None
-        return _LeastSquares.apply(y.movedim(in_dims[0], 0), *rest), 0
+            return _Linear.apply(b, *pair), None
+        return _Linear.apply(b.movedim(in_dims[0], 0), *pair), 0
 
 
 class _ShiftedSolve(torch.autograd.Function):
